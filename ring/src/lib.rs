@@ -1,0 +1,3 @@
+//! The bytes that the shim and the collector agree on.
+
+pub mod stack;
