@@ -121,8 +121,7 @@ mod tests {
         for &s in StackStatus::ALL {
             assert_eq!(StackStatus::from_code(s.code()), Some(s));
             assert!(
-                s == StackStatus::Complete && s.text() == "complete"
-                    || s.text().starts_with("truncated: ")
+                s == StackStatus::Complete && s.text() == "complete" || s.text().starts_with("truncated: ")
             );
         }
         assert_eq!(StackStatus::from_code(0), None);

@@ -1,0 +1,286 @@
+//! The mapping: the one file of this crate with unsafe code.
+//!
+//! What is mapped is shared with another process, so it is only ever seen as
+//! atomic words; a `&[u8]` of it does not exist.
+#![allow(unsafe_code)]
+
+use crate::layout::{
+    CHUNK_BYTES, CHUNK_WORDS, FLAG_OVERWRITE, FLAG_TSC, MAGIC, RING_MAX_BYTES, RING_MIN_BYTES, VERSION,
+    header,
+};
+use crate::record::pair;
+use crate::ring::Ring;
+use crate::session::ring_name;
+use crate::sync::{AtomicU64, Ordering};
+use memmap2::{Advice, MmapMut, MmapOptions};
+use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind, Result};
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::slice;
+
+/// What a new ring's header says.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)] // The fields are those of `layout::header`.
+pub struct NewRing {
+    pub bytes: u64,
+    pub overwrite: bool,
+    pub tsc: bool,
+    pub pid: u32,
+    pub ppid: u32,
+    pub uuid: [u64; 2],
+    pub start_mono_ns: u64,
+    pub start_real_ns: u64,
+    pub stack_depth: u32,
+}
+
+/// A mapped ring.
+#[derive(Debug)]
+pub struct RingMap {
+    words: &'static [AtomicU64],
+    index: &'static [AtomicU64],
+    path: PathBuf,
+    /// Device and inode, so that nobody else's file is cut at the end.
+    identity: (u64, u64),
+    lock: Option<File>,
+    map: Option<MmapMut>,
+}
+
+impl RingMap {
+    /// Makes a ring file in `dir`, with its space reserved, and maps it.
+    ///
+    /// Blocks for as long as the file system takes to reserve the space. The
+    /// file's descriptor is closed again: the program may close or count its
+    /// descriptors as it likes.
+    pub fn create(dir: &Path, exe: &[u8], new: &NewRing) -> Result<RingMap> {
+        let bytes = new.bytes.clamp(RING_MIN_BYTES, RING_MAX_BYTES) / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
+        let (file, path) = create_file(dir, exe, new.pid)?;
+        let made = reserve(&file, bytes).and_then(|()| {
+            let meta = file.metadata()?;
+            // SAFETY: the file was made by us just now, exclusively and with
+            // mode 0600; what others change in it is seen through atomics only.
+            let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(&file) }?;
+            // A forked child must not write into its parent's ring; the shim
+            // notices the fork and makes a ring for the child.
+            map.advise(Advice::DontFork)?;
+            Ok((map, (meta.dev(), meta.ino())))
+        });
+        let (map, identity) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let _ = std::fs::remove_file(&path);
+                return Err(error);
+            }
+        };
+        let index = MmapOptions::new().len(index_bytes(bytes)).no_reserve_swap().map_anon()?;
+        let (words, index) = (leak(map), leak(index));
+        write_header(words, bytes, new);
+        Ok(RingMap { words, index, path, identity, lock: None, map: None })
+    }
+
+    /// Maps an existing ring for the collector, and locks it against others.
+    pub fn open_to_drain(path: &Path) -> Result<RingMap> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open(path)?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::Error(error) => error,
+            std::fs::TryLockError::WouldBlock => {
+                Error::new(ErrorKind::WouldBlock, "another collector drains it")
+            }
+        })?;
+        let meta = file.metadata()?;
+        let bytes = meta.len().min(RING_MAX_BYTES) / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
+        if !meta.is_file() || bytes == 0 {
+            return Err(Error::new(ErrorKind::InvalidData, "not a ring file"));
+        }
+        // SAFETY: others may change the file at any time; it is only seen
+        // through atomics. That it may get shorter is the caller's to handle.
+        let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(&file) }?;
+        // SAFETY: the mapping lives as long as `self`, which keeps it, and the
+        // slice doesn't leave `self` with a longer lifetime than a borrow.
+        let words = unsafe { slice::from_raw_parts(map.as_ptr().cast::<AtomicU64>(), map.len() / 8) };
+        let identity = (meta.dev(), meta.ino());
+        Ok(RingMap { words, index: &[], path: path.to_owned(), identity, lock: Some(file), map: Some(map) })
+    }
+
+    /// A view for the time that this mapping is borrowed. `None`: the header
+    /// makes no sense.
+    pub fn ring(&self) -> Option<Ring<'_>> {
+        Ring::new(self.words, self.index)
+    }
+
+    /// A view that lasts for the process's lifetime, of a ring made by
+    /// [`RingMap::create`]; those are never unmapped.
+    pub fn ring_static(&self) -> Option<Ring<'static>> {
+        if self.map.is_some() {
+            return None;
+        }
+        Ring::new(self.words, self.index)
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Cuts the file behind its last used chunk, at the clean end of the
+    /// process; removes it where `keep` is false.
+    ///
+    /// Threads may still run: what they write beyond the cut goes to memory
+    /// that nobody reads, and never faults.
+    pub fn trim(&self, keep: bool) -> Result<()> {
+        let used = self.ring().map_or(1, |ring| ring.high_water()) as usize * CHUNK_BYTES;
+        let total = self.words.len() * 8;
+        if used < total {
+            // SAFETY: the range lies within our own mapping, to the page, and
+            // is seen as atomics only; replacing it by zeroed memory is a
+            // change of values, which atomics allow.
+            let tail = unsafe { self.words.as_ptr().cast::<u8>().add(used) };
+            // SAFETY: see above.
+            let new = unsafe {
+                libc::mmap(
+                    tail.cast_mut().cast(),
+                    total - used,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                    -1,
+                    0,
+                )
+            };
+            if new == libc::MAP_FAILED {
+                return Err(Error::last_os_error());
+            }
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&self.path)?;
+        let meta = file.metadata()?;
+        if (meta.dev(), meta.ino()) != self.identity {
+            return Err(Error::new(ErrorKind::NotFound, "the ring's file was replaced"));
+        }
+        if keep { file.set_len(used as u64) } else { std::fs::remove_file(&self.path) }
+    }
+}
+
+impl Drop for RingMap {
+    fn drop(&mut self) {
+        // The words must not outlive their mapping.
+        self.words = &[];
+        self.lock = None;
+    }
+}
+
+fn leak(map: MmapMut) -> &'static [AtomicU64] {
+    let (start, words) = (map.as_ptr().cast::<AtomicU64>(), map.len() / 8);
+    std::mem::forget(map);
+    // SAFETY: the mapping is page-aligned, readable and writable, was not
+    // handed out before, and is never unmapped since its owner is forgotten.
+    unsafe { slice::from_raw_parts(start, words) }
+}
+
+/// One place in the index for every 64 bytes of ring.
+fn index_bytes(ring_bytes: u64) -> usize {
+    ((ring_bytes / 64).next_power_of_two().clamp(1 << 10, 1 << 22) * 8) as usize
+}
+
+/// Makes the file under the first name that is free.
+fn create_file(dir: &Path, exe: &[u8], pid: u32) -> Result<(File, PathBuf)> {
+    for nth in 0..10_000 {
+        let path = dir.join(ring_name(exe, pid, nth));
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&path);
+        match opened {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(ErrorKind::AlreadyExists, "too many rings of this process"))
+}
+
+/// Reserves the space, so that no write to the mapping can ever find the disk
+/// full: that would be a SIGBUS in the program.
+fn reserve(file: &File, bytes: u64) -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the result.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    // Growing a file beyond this limit is a SIGXFSZ, deadly by default.
+    if got == 0 && limit.rlim_cur < bytes {
+        return Err(Error::new(ErrorKind::FileTooLarge, "RLIMIT_FSIZE is smaller than the ring"));
+    }
+    // SAFETY: the descriptor is open for writing.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
+        0 => Ok(()),
+        error => Err(Error::from_raw_os_error(error)),
+    }
+}
+
+fn write_header(words: &[AtomicU64], bytes: u64, new: &NewRing) {
+    let chunks = (bytes / CHUNK_BYTES as u64) as u32;
+    let reserve = (chunks / 64).max(1);
+    let flags = if new.overwrite { FLAG_OVERWRITE } else { 0 } | if new.tsc { FLAG_TSC } else { 0 };
+    let fields = [
+        (header::VERSION, pair(VERSION, CHUNK_BYTES as u32)),
+        (header::FILE_BYTES, bytes),
+        (header::CHUNKS, pair(chunks, reserve)),
+        (header::PIDS, pair(new.pid, new.ppid)),
+        (header::FLAGS, flags),
+        (header::UUID, new.uuid[0]),
+        (header::UUID + 1, new.uuid[1]),
+        (header::START_MONO_NS, new.start_mono_ns),
+        (header::START_REAL_NS, new.start_real_ns),
+        (header::STACK_DEPTH, u64::from(new.stack_depth)),
+        (header::OTHER_LOSSES + 1, u64::MAX),
+        (header::HIGH_WATER, 1),
+    ];
+    for (at, value) in fields {
+        if let Some(word) = words.get(at) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+    // The magic last: a file that has it has the rest.
+    if let Some(word) = words.get(header::MAGIC) {
+        word.store(MAGIC, Ordering::Release);
+    }
+    debug_assert!(words.len() >= CHUNK_WORDS);
+}
+
+/// A file mapped to be read, such as a module with its symbols.
+#[derive(Debug)]
+pub struct MappedFile(memmap2::Mmap);
+
+impl MappedFile {
+    /// Maps a regular file.
+    ///
+    /// Whoever replaces such a file writes a new one; if somebody truncates it
+    /// in place while it is mapped, reading it is a SIGBUS in the collector.
+    pub fn open(path: &Path) -> Result<MappedFile> {
+        let file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(Error::new(ErrorKind::InvalidInput, "not a regular file"));
+        }
+        // SAFETY: the mapping is private and read-only; see above for what a
+        // truncation does.
+        let map = unsafe { memmap2::Mmap::map(&file) }?;
+        Ok(MappedFile(map))
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}

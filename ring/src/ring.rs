@@ -1,0 +1,386 @@
+//! The protocol: claiming chunks, publishing records, handing chunks over.
+//!
+//! It works on a slice of atomic words and knows nothing of files, so that a
+//! model checker can run it. Nothing here locks, allocates or panics. What the
+//! words hold is not trusted either: the traced program may scribble on them,
+//! so every place that is read from the ring is checked before it is used.
+
+use crate::layout::{
+    CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_STATE, CHUNK_WORDS, Ref, Table,
+    header, tag,
+};
+use crate::record::{BODY_MAX_WORDS, Head, Origin, kind, pair};
+use crate::sync::{AtomicU64, HAND_OVER, OPEN_CHUNK, Ordering, PUBLISH, fence};
+
+/// Words of an `OWNER` record.
+pub const OWNER_WORDS: usize = 6;
+/// A chunk with less room than this is closed and not handed over.
+const HAND_OVER_WORDS: usize = 4 * OWNER_WORDS;
+
+/// A ring in memory. Copies are views of the same words.
+#[derive(Clone, Copy, Debug)]
+pub struct Ring<'a> {
+    words: &'a [AtomicU64],
+    pub(crate) index: &'a [AtomicU64],
+    chunks: u32,
+    reserve: u32,
+    overwrite: bool,
+}
+
+/// The time source of a writer.
+pub trait Clock {
+    /// The current ticks and, taken as close to them as possible,
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    fn sync(&self) -> (u64, u64);
+}
+
+/// Who writes: what a chunk says of the thread at the start of its tenancy.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// Serial number in the process, from 1.
+    pub uid: u32,
+    /// Kernel thread id.
+    pub tid: u32,
+    /// Who made the thread.
+    pub origin: Origin,
+    /// Serial number of the thread that made it, or 0.
+    pub creator: u32,
+    /// Reference of the thread's name, or 0.
+    pub name: Ref,
+    /// Callbacks in progress.
+    pub depth: u16,
+}
+
+/// Where a thread writes next. Plain data of one thread; zero is "nowhere yet".
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Cursor {
+    /// The chunk, 0 for none.
+    chunk: u32,
+    /// The next word in the chunk.
+    pos: u32,
+    /// Ticks of the last record.
+    last_ticks: u64,
+    /// Tenancies so far.
+    nth: u32,
+    /// The thread's line in the loss ledger, 0 for none.
+    pub(crate) ledger: Ref,
+}
+
+/// A chunk just claimed: nobody else writes in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    pub(crate) chunk: u32,
+    pub(crate) seq: u64,
+}
+
+pub(crate) const fn state(seq: u64, tag: u8) -> u64 {
+    seq << 8 | tag as u64
+}
+
+/// What a state word says: sequence number and tag.
+pub const fn state_parts(word: u64) -> (u64, u8) {
+    (word >> 8, word as u8)
+}
+
+impl<'a> Ring<'a> {
+    /// A view of `words`, whose header has been written, with `index` as the
+    /// process's own memory for finding interned things again.
+    ///
+    /// `None` where the header doesn't fit the number of words.
+    pub fn new(words: &'a [AtomicU64], index: &'a [AtomicU64]) -> Option<Ring<'a>> {
+        let sizes = words.get(header::CHUNKS)?.load(Ordering::Relaxed);
+        let flags = words.get(header::FLAGS)?.load(Ordering::Relaxed);
+        let (chunks, reserve) = (sizes as u32, (sizes >> 32) as u32);
+        let fits = chunks as usize <= words.len() / CHUNK_WORDS && chunks >= 2 && reserve < chunks - 1;
+        let overwrite = flags & crate::layout::FLAG_OVERWRITE != 0;
+        fits.then_some(Ring { words, index, chunks, reserve, overwrite })
+    }
+
+    /// The word at `at`; a place outside the ring reads as zero.
+    #[inline]
+    pub fn load(&self, at: usize, order: Ordering) -> u64 {
+        self.words.get(at).map_or(0, |w| w.load(order))
+    }
+    #[inline]
+    pub(crate) fn store(&self, at: usize, value: u64, order: Ordering) {
+        if let Some(word) = self.words.get(at) {
+            word.store(value, order);
+        }
+    }
+    #[inline]
+    pub(crate) fn add(&self, at: usize, value: u64) -> u64 {
+        self.words.get(at).map_or(0, |w| w.fetch_add(value, Ordering::Relaxed))
+    }
+    pub(crate) fn cas(&self, at: usize, old: u64, new: u64, order: Ordering) -> bool {
+        self.words.get(at).is_some_and(|w| w.compare_exchange(old, new, order, Ordering::Relaxed).is_ok())
+    }
+    pub(crate) fn at(&self, at: usize) -> Option<&'a AtomicU64> {
+        self.words.get(at)
+    }
+
+    /// Chunks, the header included.
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+    /// Whether the oldest chunks are overwritten when the ring is full.
+    pub fn overwrites(&self) -> bool {
+        self.overwrite
+    }
+    /// A new thread's serial number.
+    pub fn next_uid(&self) -> u32 {
+        (self.add(header::NEXT_UID, 1) as u32).wrapping_add(1)
+    }
+    /// Counts an event that was refused because the tracer was active.
+    pub fn count_reentered(&self) {
+        self.add(header::REENTERED, 1);
+    }
+    /// One past the highest chunk that was ever claimed.
+    pub fn high_water(&self) -> u32 {
+        (self.load(header::HIGH_WATER, Ordering::Acquire) as u32).clamp(1, self.chunks)
+    }
+
+    /// Claims a chunk for records.
+    fn claim_for_records(&self) -> Option<Claim> {
+        let epoch = self.load(header::FREED_EPOCH, Ordering::Acquire).wrapping_add(1);
+        if !self.overwrite && self.load(header::FULL_EPOCH, Ordering::Relaxed) == epoch {
+            return None;
+        }
+        let claim = self.claim(1, self.chunks - self.reserve, self.overwrite);
+        if claim.is_none() && !self.overwrite {
+            self.store(header::FULL_EPOCH, epoch, Ordering::Relaxed);
+        }
+        claim
+    }
+
+    /// Claims a zeroed chunk as a page of `table`. A page is never given back.
+    /// In overwrite mode the tables may take at most half of the ring.
+    pub(crate) fn claim_page(&self, table: Table) -> Option<u32> {
+        let limit = u64::from(self.chunks / 2);
+        if self.overwrite
+            && table != Table::Ledger
+            && self.load(header::TABLE_CHUNKS, Ordering::Relaxed) >= limit
+        {
+            return None;
+        }
+        let records_end = self.chunks - self.reserve;
+        let claim = self.claim(1, records_end, self.overwrite).or_else(|| {
+            if table == Table::Ledger { self.claim(records_end, self.chunks, false) } else { None }
+        })?;
+        let base = claim.chunk as usize * CHUNK_WORDS;
+        for at in base + CHUNK_HEADER_WORDS..base + CHUNK_WORDS {
+            self.store(at, 0, Ordering::Relaxed);
+        }
+        self.add(header::TABLE_CHUNKS, 1);
+        self.store(base + CHUNK_STATE, state(claim.seq, table.tag()), Ordering::Release);
+        Some(claim.chunk)
+    }
+
+    /// Gives back a page that another thread's page made superfluous.
+    pub(crate) fn unclaim(&self, chunk: u32) {
+        self.store(chunk as usize * CHUNK_WORDS + CHUNK_STATE, state(0, tag::FREE), Ordering::Release);
+    }
+
+    /// One compare-and-swap on the state of a free chunk (or, where the oldest
+    /// may be overwritten, a closed one) makes it ours.
+    fn claim(&self, from: u32, to: u32, overwrite: bool) -> Option<Claim> {
+        let places = to.checked_sub(from).filter(|&n| n > 0)?;
+        let start = self.add(header::CLAIM_CURSOR, 1);
+        for i in 0..u64::from(places) {
+            let chunk = from + (start.wrapping_add(i) % u64::from(places)) as u32;
+            let base = chunk as usize * CHUNK_WORDS;
+            let seen = self.load(base + CHUNK_STATE, Ordering::Acquire);
+            let (_, tag) = state_parts(seen);
+            if tag != tag::FREE && !(overwrite && tag == tag::CLOSED) {
+                continue;
+            }
+            let seq = self.add(header::NEXT_SEQ, 1).wrapping_add(1);
+            if !self.cas(base + CHUNK_STATE, seen, state(seq, tag::CLAIMED), Ordering::AcqRel) {
+                continue;
+            }
+            // A reader that sees any of the new tenant's words must also see
+            // that the state changed, and throw its copy away.
+            fence(Ordering::Release);
+            if tag == tag::CLOSED {
+                self.account_overwritten(chunk);
+            }
+            let empty = base as u64 * 8 + CHUNK_HEADER_WORDS as u64 * 8;
+            self.store(base + CHUNK_COMMITTED, empty, Ordering::Relaxed);
+            if let Some(word) = self.at(header::HIGH_WATER) {
+                word.fetch_max(u64::from(chunk) + 1, Ordering::AcqRel);
+            }
+            return Some(Claim { chunk, seq });
+        }
+        None
+    }
+
+    /// Appends a record of `1 + body.len()` words and publishes it with one
+    /// release store. `false`: there was no room, and the loss was counted.
+    #[inline]
+    pub fn put(
+        &self,
+        cursor: &mut Cursor,
+        owner: &Owner,
+        clock: &impl Clock,
+        ticks: u64,
+        head: (u8, u16),
+        body: &[u64],
+    ) -> bool {
+        let need = 1 + body.len();
+        let delta = ticks.wrapping_sub(cursor.last_ticks);
+        let fits = cursor.chunk != 0
+            && cursor.pos as usize + need <= CHUNK_END_WORDS
+            && delta <= u64::from(u32::MAX);
+        if !fits && !self.make_room(cursor, owner, clock, ticks, need) {
+            if Head::of(u64::from(head.0)).is_event() {
+                self.count_loss(cursor, owner, ticks);
+            }
+            return false;
+        }
+        // A clock that steps back would look like a jump of centuries.
+        let delta = ticks.saturating_sub(cursor.last_ticks) as u32;
+        let word = Head { kind: head.0, len: need as u8, arg: head.1, delta }.word();
+        let base = cursor.chunk as usize * CHUNK_WORDS;
+        let at = base + cursor.pos as usize;
+        self.store(at, word, Ordering::Relaxed);
+        for (i, &value) in body.iter().enumerate() {
+            self.store(at + 1 + i, value, Ordering::Relaxed);
+        }
+        cursor.last_ticks = cursor.last_ticks.max(ticks);
+        cursor.pos += need as u32;
+        self.publish(cursor);
+        true
+    }
+
+    #[inline]
+    fn publish(&self, cursor: &Cursor) {
+        let base = cursor.chunk as usize * CHUNK_WORDS;
+        self.store(base + CHUNK_COMMITTED, (base as u64 + u64::from(cursor.pos)) * 8, PUBLISH);
+    }
+
+    /// A chunk with room for `need` words, and a clock whose next delta fits.
+    #[cold]
+    fn make_room(
+        &self,
+        cursor: &mut Cursor,
+        owner: &Owner,
+        clock: &impl Clock,
+        ticks: u64,
+        need: usize,
+    ) -> bool {
+        const TIME_WORDS: usize = 3;
+        if need > 1 + BODY_MAX_WORDS {
+            return false;
+        }
+        if cursor.chunk != 0 && cursor.pos as usize + TIME_WORDS + need <= CHUNK_END_WORDS {
+            if ticks < cursor.last_ticks {
+                return true;
+            }
+            let head = Head { kind: kind::TIME, len: TIME_WORDS as u8, arg: 0, delta: 0 };
+            self.append(cursor, &[head.word(), ticks, 0]);
+            cursor.last_ticks = ticks;
+            return true;
+        }
+        self.close(cursor);
+        let fits = |pos: usize| pos + OWNER_WORDS + need <= CHUNK_END_WORDS;
+        // A short-lived thread goes on where another one ended; so does
+        // whoever finds no other room.
+        let handed = if cursor.nth == 0 { self.take_partial(fits) } else { None };
+        let (chunk, pos) = match handed {
+            Some(place) => place,
+            None => match self.claim_for_records() {
+                Some(claim) => {
+                    let at = claim.chunk as usize * CHUNK_WORDS + CHUNK_STATE;
+                    self.store(at, state(claim.seq, tag::OPEN), OPEN_CHUNK);
+                    (claim.chunk, CHUNK_HEADER_WORDS)
+                }
+                None => match self.take_partial(fits) {
+                    Some(place) => place,
+                    None => return false,
+                },
+            },
+        };
+        cursor.chunk = chunk;
+        cursor.pos = pos as u32;
+        cursor.nth = cursor.nth.wrapping_add(1);
+        let ticks = ticks.max(cursor.last_ticks);
+        let (sync_ticks, mono_ns) = clock.sync();
+        let (delta, mono_ns) = match u32::try_from(sync_ticks.wrapping_sub(ticks)) {
+            Ok(delta) => (delta, mono_ns),
+            Err(_) => (0, 0),
+        };
+        let head = Head { kind: kind::OWNER, len: OWNER_WORDS as u8, arg: owner.origin as u16, delta };
+        self.append(
+            cursor,
+            &[
+                head.word(),
+                pair(owner.uid, owner.tid),
+                pair(cursor.nth, owner.name),
+                ticks,
+                mono_ns,
+                pair(owner.creator, u32::from(owner.depth)),
+            ],
+        );
+        cursor.last_ticks = ticks;
+        true
+    }
+
+    /// Writes words that are known to fit and publishes them.
+    fn append(&self, cursor: &mut Cursor, words: &[u64]) {
+        let at = cursor.chunk as usize * CHUNK_WORDS + cursor.pos as usize;
+        for (i, &value) in words.iter().enumerate() {
+            self.store(at + i, value, Ordering::Relaxed);
+        }
+        cursor.pos += words.len() as u32;
+        self.publish(cursor);
+    }
+
+    /// Says that the thread is done with its chunk.
+    fn close(&self, cursor: &mut Cursor) {
+        if cursor.chunk != 0 {
+            let at = cursor.chunk as usize * CHUNK_WORDS + CHUNK_STATE;
+            let (seq, _) = state_parts(self.load(at, Ordering::Relaxed));
+            self.store(at, state(seq, tag::CLOSED), Ordering::Release);
+            cursor.chunk = 0;
+        }
+    }
+
+    /// The thread ends: leaves what remains of its chunk to another one. The
+    /// cursor stays usable, for what a late destructor may still record.
+    pub fn release(&self, cursor: &mut Cursor) {
+        if cursor.chunk == 0 {
+            return;
+        }
+        if cursor.pos as usize + HAND_OVER_WORDS <= CHUNK_END_WORDS {
+            for i in 0..header::PARTIAL_LEN {
+                if self.cas(header::PARTIAL + i, 0, u64::from(cursor.chunk), HAND_OVER) {
+                    cursor.chunk = 0;
+                    return;
+                }
+            }
+        }
+        self.close(cursor);
+    }
+
+    /// Takes over a partly filled chunk: its number and its first unused word.
+    fn take_partial(&self, fits: impl Fn(usize) -> bool) -> Option<(u32, usize)> {
+        for i in 0..header::PARTIAL_LEN {
+            let slot = self.at(header::PARTIAL + i)?;
+            if slot.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let chunk = slot.swap(0, HAND_OVER) as u32;
+            if chunk == 0 || chunk >= self.chunks {
+                continue;
+            }
+            let base = chunk as usize * CHUNK_WORDS;
+            let pos = (self.load(base + CHUNK_COMMITTED, Ordering::Relaxed) as usize % CHUNK_BYTES) / 8;
+            if pos >= CHUNK_HEADER_WORDS && fits(pos) {
+                return Some((chunk, pos));
+            }
+            let mut full = Cursor { chunk, ..Cursor::default() };
+            self.close(&mut full);
+        }
+        None
+    }
+}
