@@ -1,1 +1,42 @@
-//! Placeholder until the first commit of this crate.
+//! The capture engine of traceshim: the stack of a thread of its own process,
+//! right or cut short with a reason, without an allocation, a lock, a system
+//! call or a call into libc.
+//!
+//! One capture, in order:
+//!
+//! 1. [`ModuleSet`] (built beforehand) knows what is loaded: for each module the
+//!    address range and its `.eh_frame`, found by [`sections_of`].
+//! 2. [`Capturer::capture`] starts at [`Regs`] and reads memory only through a
+//!    [`StackMemory`].
+//! 3. An address that was never met is classified from its call frame
+//!    information by gimli (`cfi`), framehop takes the step (`stepper`), and where
+//!    both agree the step is kept as eight bytes (`rule`, `rules`). What framehop
+//!    can't do (signal frames, expressions, other registers) is evaluated here (`expr`).
+//! 4. An address that was met before follows its rule (`walk`), or the chain of
+//!    frame pointers where all the code is known to keep it (`frame_pointers`).
+//! 5. [`Outcome`] says how long the stack is and why it ends there.
+//!
+//! `StackStatus::Complete` is claimed only where the call frame information
+//! says that the return address is undefined.
+
+mod capture;
+mod cfi;
+mod expr;
+mod frame_pointers;
+mod learn;
+mod machine;
+mod memory;
+mod module;
+mod rule;
+mod rules;
+mod sections;
+mod stepper;
+mod walk;
+
+pub use capture::{Capturer, Outcome, Policy};
+pub use frame_pointers::FramePointers;
+pub use machine::Regs;
+pub use memory::{StackArray, StackBounds, StackMemory};
+pub use module::{Module, ModuleDesc, ModuleSet, Section};
+pub use sections::{UnwindSections, sections_of};
+pub use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};

@@ -1,0 +1,3 @@
+//! Builds the C code that the tests walk through.
+
+fn main() {}

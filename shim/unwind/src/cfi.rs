@@ -1,0 +1,168 @@
+#![allow(unsafe_code)]
+//! The call frame information of an address, by gimli.
+
+use crate::expr;
+use crate::machine::{BP, Machine, saved_index};
+use crate::memory::StackMemory;
+use crate::module::{Bytes, Module};
+use crate::rule::return_address;
+use gimli::{
+    CfaRule, EhFrame, Encoding, Error, Register, RegisterRule, UnwindContext, UnwindContextStorage,
+    UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
+};
+use std::mem::MaybeUninit;
+use traceshim_ring::stack::StackStatus;
+
+/// Room for the rows of one frame description: 32 registers (x86-64 has 17
+/// with a place in a call frame), four nested `remember_state` beside the
+/// initial row and the current one.
+pub(crate) struct Storage;
+
+impl UnwindContextStorage<usize> for Storage {
+    type Rules = [(Register, RegisterRule<usize>); 32];
+    type Stack = [UnwindTableRow<usize, Self>; 6];
+}
+
+pub(crate) type Row = UnwindTableRow<usize, Storage>;
+
+/// gimli's working memory. Valid when zeroed, and made at its first use.
+pub(crate) struct Context {
+    ready: bool,
+    context: MaybeUninit<UnwindContext<usize, Storage>>,
+}
+
+impl Context {
+    pub(crate) fn get(&mut self) -> &mut UnwindContext<usize, Storage> {
+        if !self.ready {
+            self.make();
+        }
+        // SAFETY: `ready` is set by nothing but `make`, after it has written the context.
+        unsafe { self.context.assume_init_mut() }
+    }
+
+    // Kept apart, so that the value's way over the stack is over before a walk goes deeper.
+    #[cold]
+    #[inline(never)]
+    fn make(&mut self) {
+        self.context.write(UnwindContext::new_in());
+        self.ready = true;
+    }
+}
+
+/// A row of call frame information and what is needed to evaluate it.
+pub(crate) struct Found<'a> {
+    pub(crate) row: &'a Row,
+    pub(crate) signal: bool,
+    encoding: Encoding,
+    eh_frame: EhFrame<Bytes<'a>>,
+}
+
+/// The row for the address `avma` of `module`. An error is the status of a walk
+/// that can't go on there.
+pub(crate) fn find<'a>(
+    context: &'a mut Context,
+    module: &'a Module,
+    avma: u64,
+) -> Result<Found<'a>, StackStatus> {
+    let hdr = module.eh_frame_hdr().ok_or(StackStatus::NoUnwindInfo)?;
+    let table = hdr.table().ok_or(StackStatus::NoUnwindInfo)?;
+    let bases = module.bases();
+    let eh_frame = module.eh_frame();
+    let svma = avma.wrapping_sub(module.desc.bias);
+    let fde = table.fde_for_address(&eh_frame, &bases, svma, EhFrame::cie_from_offset).map_err(status)?;
+    if fde.cie().return_address_register() != X86_64::RA {
+        return Err(StackStatus::UnsupportedRule);
+    }
+    let signal = fde.is_signal_trampoline();
+    let encoding = fde.cie().encoding();
+    let row = fde.unwind_info_for_address(&eh_frame, &bases, context.get(), svma).map_err(status)?;
+    Ok(Found { row, signal, encoding, eh_frame })
+}
+
+fn status(error: Error) -> StackStatus {
+    match error {
+        Error::NoUnwindInfoForAddress => StackStatus::NoUnwindInfo,
+        // Legal, and more than `Storage` has room for.
+        Error::StackFull | Error::TooManyRegisterRules => StackStatus::UnsupportedRule,
+        Error::UnsupportedPointerEncoding(_)
+        | Error::UnsupportedIndirectPointer
+        | Error::UnknownAugmentation => StackStatus::UnsupportedRule,
+        _ => StackStatus::BadUnwindInfo,
+    }
+}
+
+impl Found<'_> {
+    /// Whether the row says that there is no caller.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(self.row.register(X86_64::RA), Some(RegisterRule::Undefined))
+    }
+
+    /// Takes the step by evaluating the whole row.
+    #[inline(never)]
+    pub(crate) fn step<M: StackMemory>(&self, m: &mut Machine, mem: &M) -> Result<(), StackStatus> {
+        let cfa = match self.row.cfa() {
+            CfaRule::RegisterAndOffset { register, offset } => match *register {
+                X86_64::RSP => m.sp,
+                r => {
+                    let index = saved_index(r).ok_or(StackStatus::UnsupportedRule)?;
+                    m.saved(index).ok_or(StackStatus::UnknownRegister)?
+                }
+            }
+            .wrapping_add_signed(*offset),
+            CfaRule::Expression(e) => self.evaluate(e, m, mem, None)?,
+        };
+        let ip = return_address(self.value(X86_64::RA, m, mem, cfa)?)?;
+        // Where nothing is said about rsp, the caller's is the CFA.
+        let sp = match self.row.register(X86_64::RSP) {
+            None => cfa,
+            Some(_) => self.value(X86_64::RSP, m, mem, cfa)?.ok_or(StackStatus::UnknownRegister)?,
+        };
+        // A signal handler may run on a stack of its own; nothing else moves down.
+        if !self.signal && sp <= m.sp {
+            return Err(StackStatus::NotUpwards);
+        }
+        let before = *m;
+        for register in [X86_64::RBP, X86_64::RBX, X86_64::R12, X86_64::R13, X86_64::R14, X86_64::R15] {
+            let value = self.value(register, &before, mem, cfa).unwrap_or(None);
+            m.set_saved(saved_index(register).unwrap_or(BP), value);
+        }
+        m.ip = ip;
+        m.sp = sp;
+        // What a signal interrupted is an instruction, not a call.
+        m.exact = self.signal;
+        Ok(())
+    }
+
+    /// The caller's value of a register; `None` where it is lost or can't be read.
+    fn value<M: StackMemory>(
+        &self,
+        register: Register,
+        m: &Machine,
+        mem: &M,
+        cfa: u64,
+    ) -> Result<Option<u64>, StackStatus> {
+        Ok(match self.row.register(register) {
+            // By the ABI, what isn't mentioned is preserved; a return address never is.
+            None if register == X86_64::RA => return Err(StackStatus::UnsupportedRule),
+            None | Some(RegisterRule::SameValue) => m.register(register),
+            Some(RegisterRule::Undefined) => None,
+            Some(RegisterRule::Offset(offset)) => mem.read(cfa.wrapping_add_signed(offset)),
+            Some(RegisterRule::ValOffset(offset)) => Some(cfa.wrapping_add_signed(offset)),
+            Some(RegisterRule::Register(other)) => m.register(other),
+            Some(RegisterRule::Expression(e)) => mem.read(self.evaluate(&e, m, mem, Some(cfa))?),
+            Some(RegisterRule::ValExpression(e)) => Some(self.evaluate(&e, m, mem, Some(cfa))?),
+            _ => return Err(StackStatus::UnsupportedRule),
+        })
+    }
+
+    fn evaluate<M: StackMemory>(
+        &self,
+        expression: &UnwindExpression<usize>,
+        m: &Machine,
+        mem: &M,
+        initial: Option<u64>,
+    ) -> Result<u64, StackStatus> {
+        let bytes = expression.get(&self.eh_frame).map_err(|_| StackStatus::BadUnwindInfo)?;
+        expr::evaluate(bytes, self.encoding, m, mem, initial)
+    }
+}

@@ -1,0 +1,194 @@
+//! What is loaded: modules and where their unwind information is.
+
+use crate::frame_pointers::{FramePointers, SafeRanges};
+use crate::stepper::Stepper;
+use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, ParsedEhFrameHdr};
+use std::ops::Deref;
+use std::sync::Arc;
+
+pub(crate) type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+
+/// The bytes of a section.
+#[derive(Clone, Debug, Default)]
+pub enum Section {
+    /// Where the loader mapped them, in a module that stays for the life of the process.
+    InPlace(&'static [u8]),
+    /// A private copy, for a module that may be unloaded during a walk.
+    Owned(Arc<[u8]>),
+    /// There is no such section.
+    #[default]
+    Empty,
+}
+
+impl Deref for Section {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Section::InPlace(bytes) => bytes,
+            Section::Owned(bytes) => bytes,
+            Section::Empty => &[],
+        }
+    }
+}
+
+/// One loaded module, as its finder describes it. `avma` is an address in the
+/// process, `svma` the same address as the file states it; `avma = svma + bias`.
+#[derive(Clone, Debug, Default)]
+pub struct ModuleDesc {
+    /// The lowest address of the module's segments.
+    pub avma_start: u64,
+    /// The address just beyond the module's highest segment.
+    pub avma_end: u64,
+    /// What is added to a stated address.
+    pub bias: u64,
+    /// The stated address of `.eh_frame_hdr`.
+    pub eh_frame_hdr_svma: u64,
+    /// The bytes of `.eh_frame_hdr`; empty where the module has no unwind information.
+    pub eh_frame_hdr: Section,
+    /// The stated address of `.eh_frame`.
+    pub eh_frame_svma: u64,
+    /// The bytes of `.eh_frame`.
+    pub eh_frame: Section,
+    /// The tracer's own module: its frames are walked but not reported.
+    pub hidden: bool,
+    /// A number that no other load of any module has, so that a module which
+    /// was unloaded and another at the same address are told apart.
+    pub load_id: u64,
+    /// Whether the module's code keeps frame pointers.
+    pub frame_pointers: FramePointers,
+}
+
+/// A module of a [`ModuleSet`].
+#[derive(Debug)]
+pub struct Module {
+    pub(crate) desc: ModuleDesc,
+    /// The first generation that has this load; rules learned since then hold.
+    pub(crate) since: u64,
+    pub(crate) safe: Arc<SafeRanges>,
+}
+
+impl Module {
+    /// The description that the module was made from.
+    pub fn desc(&self) -> &ModuleDesc {
+        &self.desc
+    }
+
+    pub(crate) fn bases(&self) -> BaseAddresses {
+        bases(&self.desc)
+    }
+
+    pub(crate) fn eh_frame(&self) -> EhFrame<Bytes<'_>> {
+        eh_frame(&self.desc)
+    }
+
+    /// The parsed `.eh_frame_hdr`; `None` where there is none or it is damaged.
+    pub(crate) fn eh_frame_hdr(&self) -> Option<ParsedEhFrameHdr<Bytes<'_>>> {
+        if self.desc.eh_frame_hdr.is_empty() || self.desc.eh_frame.is_empty() {
+            return None;
+        }
+        EhFrameHdr::new(&self.desc.eh_frame_hdr, LittleEndian).parse(&self.bases(), 8).ok()
+    }
+}
+
+pub(crate) fn bases(desc: &ModuleDesc) -> BaseAddresses {
+    BaseAddresses::default().set_eh_frame_hdr(desc.eh_frame_hdr_svma).set_eh_frame(desc.eh_frame_svma)
+}
+
+pub(crate) fn eh_frame(desc: &ModuleDesc) -> EhFrame<Bytes<'_>> {
+    let mut section = EhFrame::new(&desc.eh_frame, LittleEndian);
+    section.set_address_size(8);
+    section
+}
+
+/// An immutable set of modules, shared by all threads. Building it allocates;
+/// using it doesn't.
+#[derive(Debug)]
+pub struct ModuleSet {
+    /// Sorted by `avma_start`.
+    modules: Vec<Module>,
+    hidden: Vec<(u64, u64)>,
+    generation: u64,
+    pub(crate) stepper: Stepper,
+}
+
+impl ModuleSet {
+    /// A set of what is loaded. `generation` is greater than that of every set
+    /// before it in this process.
+    pub fn new(modules: Vec<ModuleDesc>, generation: u64) -> Self {
+        Self::replacing(modules, generation, None)
+    }
+
+    /// The same, taking over what `previous` found out about modules that are
+    /// still there (the same `load_id`): rules that threads learned for them
+    /// stay, and their call frame information isn't scanned again.
+    pub fn replacing(mut modules: Vec<ModuleDesc>, generation: u64, previous: Option<&ModuleSet>) -> Self {
+        modules.retain(|m| m.avma_start < m.avma_end);
+        modules.sort_by_key(|m| m.avma_start);
+        let stepper = Stepper::new(&modules);
+        let hidden = modules.iter().filter(|m| m.hidden).map(|m| (m.avma_start, m.avma_end)).collect();
+        let modules = modules
+            .into_iter()
+            .map(|desc| {
+                let old =
+                    previous.and_then(|p| p.find(desc.avma_start)).filter(|old| same_load(&old.desc, &desc));
+                Module {
+                    since: old.map_or(generation, |old| old.since),
+                    safe: match old {
+                        Some(old) if old.desc.frame_pointers == desc.frame_pointers => Arc::clone(&old.safe),
+                        _ => Arc::new(SafeRanges::of(&desc)),
+                    },
+                    desc,
+                }
+            })
+            .collect();
+        ModuleSet { modules, hidden, generation, stepper }
+    }
+
+    /// The number given when the set was made.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The modules, by address.
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    /// The module that has `avma` in its range.
+    #[inline]
+    pub fn find(&self, avma: u64) -> Option<&Module> {
+        let after = self.modules.partition_point(|m| m.desc.avma_start <= avma);
+        let module = self.modules.get(after.checked_sub(1)?)?;
+        (avma < module.desc.avma_end).then_some(module)
+    }
+
+    /// Whether the code at `avma` is known to keep frame pointers, so that a
+    /// return address there may be followed by them.
+    pub fn keeps_frame_pointers(&self, avma: u64) -> bool {
+        self.safe_range(avma).is_some()
+    }
+
+    /// The range of addresses around `avma` whose code keeps frame pointers.
+    #[inline]
+    pub(crate) fn safe_range(&self, avma: u64) -> Option<(u64, u64)> {
+        let module = self.find(avma)?;
+        module.safe.find(&module.desc, avma)
+    }
+
+    /// Whether a frame at `avma` is the tracer's own.
+    #[inline(always)]
+    pub(crate) fn is_hidden(&self, avma: u64) -> bool {
+        self.hidden.iter().any(|&(lo, hi)| avma >= lo && avma < hi)
+    }
+}
+
+fn same_load(old: &ModuleDesc, new: &ModuleDesc) -> bool {
+    old.load_id == new.load_id
+        && old.avma_start == new.avma_start
+        && old.avma_end == new.avma_end
+        && old.bias == new.bias
+        && old.eh_frame_hdr_svma == new.eh_frame_hdr_svma
+        && old.eh_frame_svma == new.eh_frame_svma
+}
