@@ -1,0 +1,234 @@
+//! INPUT: rings, traces and session directories, of live or dead processes.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use traceshim_ring::file::RingFile;
+use traceshim_ring::layout::{self, CHUNK_BYTES, RING_MAX_BYTES};
+use traceshim_ring::read::{Piece, Tables, process_info};
+use traceshim_ring::session;
+
+use crate::model::{Indexer, Process, Store};
+use crate::show::say;
+use crate::trace::{self, Content, TraceReader};
+
+/// Everything that was opened so far, by the rings' own names: a ring and the
+/// trace that was drained from it are one process.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    parts: Vec<Part>,
+    by_uuid: HashMap<[u64; 2], usize>,
+}
+
+#[derive(Default)]
+struct Part {
+    index: Indexer,
+    header: Vec<u64>,
+    pages: HashMap<u32, (u8, Vec<u64>)>,
+    alive: bool,
+}
+
+/// Opens what the command line names; nothing: the default session directory.
+pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Process>> {
+    let mut inputs = Inputs::default();
+    if paths.is_empty() {
+        let dir = default_dir()?;
+        inputs.add_dir(&dir).with_context(|| format!("{}", dir.display()))?;
+    }
+    for path in paths {
+        inputs.add(path).with_context(|| format!("{}", path.display()))?;
+    }
+    inputs.finish()
+}
+
+/// Where the shim puts rings if nothing else is said.
+pub(crate) fn default_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("TRACESHIM_DIR").filter(|dir| !dir.is_empty()) {
+        return Ok(dir.into());
+    }
+    // Whoever can read this process's own directory entry learns its user.
+    let uid = Path::new("/proc/self").metadata().context("/proc/self")?.uid();
+    Ok(session::default_dir(std::env::var_os("XDG_RUNTIME_DIR"), uid))
+}
+
+impl Inputs {
+    /// Adds one INPUT.
+    pub(crate) fn add(&mut self, path: &Path) -> Result<()> {
+        if path == Path::new("-") {
+            return self.add_trace(std::io::stdin().lock(), None);
+        }
+        let metadata = path.metadata()?;
+        if metadata.is_dir() {
+            return self.add_dir(path);
+        }
+        if !metadata.is_file() {
+            // A pipe can only be a trace; a device is neither.
+            if metadata.file_type().is_fifo() {
+                return self.add_trace(BufReader::new(File::open(path)?), None);
+            }
+            bail!("neither a file nor a directory");
+        }
+        let mut magic = [0; 8];
+        let read = File::open(path)?.read_exact(&mut magic);
+        if read.is_ok() && magic == trace::MAGIC {
+            let file = Rc::new(File::open(path)?);
+            return self.add_trace(BufReader::with_capacity(1 << 16, &*file), Some(&file));
+        }
+        if read.is_ok() && u64::from_le_bytes(magic) != layout::MAGIC {
+            bail!("neither a ring nor a trace");
+        }
+        self.add_ring(path)
+    }
+
+    /// Adds every ring of a session. One that can't be read, because its process
+    /// is just making it, say, doesn't hide the others.
+    fn add_dir(&mut self, dir: &Path) -> Result<()> {
+        let rings = session::ring_files(dir)?;
+        let mut failed = None;
+        let mut opened = 0;
+        for ring in &rings {
+            match self.add_ring(ring) {
+                Ok(()) => opened += 1,
+                // A process that ends with nothing recorded removes its ring.
+                Err(_) if !ring.exists() => {}
+                Err(error) => {
+                    say(format_args!("{}: {error:#}", ring.display()));
+                    failed = Some(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) if opened == 0 => Err(error.context("no ring in it can be read")),
+            _ if opened == 0 => bail!("no rings in it"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a ring as it is now.
+    pub(crate) fn add_ring(&mut self, path: &Path) -> Result<()> {
+        let snapshot = RingFile::open(path)?.snapshot()?;
+        if let Some((there, written)) = snapshot.cut {
+            say(format_args!(
+                "{}: the file is cut off: {there} of {written} chunks are there",
+                path.display()
+            ));
+        }
+        let alive = !snapshot.process.ended && is_mapped(path, snapshot.process.pid);
+        let part = self.part(snapshot.tables.header().to_vec())?;
+        part.alive |= alive;
+        for (chunk, tag, words) in snapshot.tables.pages() {
+            part.page(chunk, tag, words.to_vec());
+        }
+        for piece in snapshot.pieces {
+            let store = Store::Held(piece.words.as_slice().into());
+            part.index.add(&piece, store);
+        }
+        Ok(())
+    }
+
+    /// Adds a trace. Where it is a `file`, the records stay in there.
+    fn add_trace(&mut self, input: impl Read, file: Option<&Rc<File>>) -> Result<()> {
+        let mut reader = TraceReader::new(input)?;
+        let mut numbers: HashMap<u32, usize> = HashMap::new();
+        while let Some(block) = reader.next_block()? {
+            if let Content::Header(words) = block.content {
+                let number = self.part_number(words)?;
+                numbers.insert(block.process, number);
+                continue;
+            }
+            // Blocks before their process's header are nobody's.
+            let Some(part) = numbers.get(&block.process).and_then(|&n| self.parts.get_mut(n)) else {
+                continue;
+            };
+            match block.content {
+                Content::Header(_) | Content::End => {}
+                Content::Page { chunk, tag, words } => part.page(chunk, tag, words),
+                Content::Retract { seq } => part.index.retract(seq),
+                Content::Piece(piece) => {
+                    let store = store(&piece, block.content_offset, file);
+                    part.index.add(&piece, store);
+                }
+            }
+        }
+        if let Some(cut) = reader.cut() {
+            say(format_args!("{cut}"));
+        }
+        Ok(())
+    }
+
+    /// The part of the process whose ring has this header, which is kept.
+    fn part(&mut self, header: Vec<u64>) -> Result<&mut Part> {
+        let number = self.part_number(header)?;
+        self.parts.get_mut(number).context("no such process")
+    }
+
+    fn part_number(&mut self, header: Vec<u64>) -> Result<usize> {
+        let uuid = process_info(&header)?.uuid;
+        let number = *self.by_uuid.entry(uuid).or_insert_with(|| {
+            self.parts.push(Part::default());
+            self.parts.len() - 1
+        });
+        // Of several copies the one made last knows how the process ended.
+        let ended = |words: &[u64]| words.get(layout::header::ENDED).is_some_and(|&e| e != 0);
+        if !ended(&self.parts[number].header) || ended(&header) {
+            self.parts[number].header = header;
+        }
+        Ok(number)
+    }
+
+    /// What was opened, by the time at which the processes began.
+    pub(crate) fn finish(self) -> Result<Vec<Process>> {
+        let mut processes = Vec::with_capacity(self.parts.len());
+        for part in self.parts {
+            let info = process_info(&part.header)?;
+            let pages = part.pages.into_iter().map(|(chunk, (tag, words))| (chunk, tag, words));
+            let tables = Tables::new(part.header, pages);
+            processes.push(part.index.finish(info, tables, part.alive));
+        }
+        processes.sort_by_key(|process| (process.info.start_mono_ns, process.info.pid));
+        Ok(processes)
+    }
+}
+
+impl Part {
+    /// Keeps a page, or the fuller one of two copies.
+    fn page(&mut self, chunk: u32, tag: u8, words: Vec<u64>) {
+        const CHUNKS_MAX: u32 = (RING_MAX_BYTES / CHUNK_BYTES as u64) as u32;
+        let used = |words: &[u64]| words.iter().rposition(|&w| w != 0).map_or(0, |last| last + 1);
+        let fuller = self.pages.get(&chunk).is_none_or(|(_, old)| used(&words) >= used(old));
+        if chunk < CHUNKS_MAX && fuller {
+            self.pages.insert(chunk, (tag, words));
+        }
+    }
+}
+
+fn store(piece: &Piece, content_offset: u64, file: Option<&Rc<File>>) -> Store {
+    /// Words of a piece's block before its records.
+    const PIECE_HEAD_BYTES: u64 = 16;
+    match file {
+        Some(file) => Store::OnDisk {
+            file: Rc::clone(file),
+            offset: content_offset + PIECE_HEAD_BYTES,
+            words: piece.words.len() as u32,
+        },
+        None => Store::Held(piece.words.as_slice().into()),
+    }
+}
+
+/// Whether process `pid` runs and has the ring at `path` mapped. After an exec
+/// the process lives on, but not with this ring; and numbers are used again.
+pub(crate) fn is_mapped(path: &Path, pid: u32) -> bool {
+    let (Ok(maps), Ok(metadata)) = (std::fs::read(format!("/proc/{pid}/maps")), path.metadata()) else {
+        return Path::new(&format!("/proc/{pid}/maps")).exists() && path.exists();
+    };
+    let inode = metadata.ino().to_string();
+    maps.split(|&b| b == b'\n').any(|line| {
+        let mut fields = line.split(|&b| b == b' ').filter(|field| !field.is_empty());
+        fields.nth(4) == Some(inode.as_bytes())
+    })
+}

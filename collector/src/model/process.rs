@@ -1,0 +1,245 @@
+//! One process's trace, indexed by thread.
+
+use std::collections::HashMap;
+
+use traceshim_ring::clock::ClockMap;
+use traceshim_ring::layout::Ref;
+use traceshim_ring::read::{Module, Piece, ProcessInfo, Tables};
+use traceshim_ring::record::{Head, Origin, Record, kind, records};
+
+use super::store::Store;
+
+/// A part of a piece that one thread wrote: a tenancy of a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    /// The thread's tenancies count up; a gap means that some are lost.
+    pub(super) nth: u32,
+    pub(super) piece: u32,
+    pub(super) from: u32,
+    pub(super) to: u32,
+}
+
+/// A thread of a traced process.
+#[derive(Clone, Debug)]
+pub(crate) struct Thread {
+    /// Its serial number in the process.
+    pub(crate) uid: u32,
+    /// The kernel's number for it, which may be used again.
+    pub(crate) tid: u32,
+    /// Who made it.
+    pub(crate) origin: Origin,
+    /// The serial number of the thread that made it, or 0.
+    pub(crate) creator: u32,
+    /// Its name, as last seen.
+    pub(crate) name: Ref,
+    /// Whether it was seen to end.
+    pub(crate) exited: bool,
+    pub(super) segments: Vec<Segment>,
+    /// The tenancy that `name` is of.
+    named_nth: u32,
+}
+
+/// One process's trace.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// What the ring's header says.
+    pub(crate) info: ProcessInfo,
+    /// Strings, stacks, modules, hooks and losses.
+    pub(crate) tables: Tables,
+    /// From ticks to nanoseconds.
+    pub(crate) clock: ClockMap,
+    /// Every thread that wrote anything, by serial number.
+    pub(crate) threads: Vec<Thread>,
+    /// Pieces that end in something that is no record.
+    pub(crate) damaged: usize,
+    /// Whether the process was alive when its ring was read.
+    pub(crate) alive: bool,
+    pieces: Vec<Store>,
+    by_uid: HashMap<u32, u32>,
+    /// The moments at which modules came or went, ascending.
+    module_changes: Vec<u64>,
+    /// Modules' places in `tables.modules()`, by start address.
+    modules_by_start: Vec<u32>,
+}
+
+/// Indexes pieces as they are read, and needs none of them afterwards.
+#[derive(Debug, Default)]
+pub(crate) struct Indexer {
+    pieces: Vec<Store>,
+    seqs: HashMap<u64, u32>,
+    threads: HashMap<u32, Thread>,
+    syncs: Vec<(u64, u64)>,
+    damaged: usize,
+}
+
+impl Indexer {
+    /// Adds a piece; one of the same sequence number is replaced.
+    pub(crate) fn add(&mut self, piece: &Piece, store: Store) {
+        self.retract(piece.seq);
+        let number = self.pieces.len() as u32;
+        self.seqs.insert(piece.seq, number);
+        self.pieces.push(store);
+        self.index(number, &piece.words);
+    }
+
+    /// Forgets a piece.
+    pub(crate) fn retract(&mut self, seq: u64) {
+        if let Some(number) = self.seqs.remove(&seq) {
+            for thread in self.threads.values_mut() {
+                thread.segments.retain(|segment| segment.piece != number);
+            }
+        }
+    }
+
+    fn index(&mut self, piece: u32, words: &[u64]) {
+        let mut at = 0;
+        let mut current: Option<(u32, Segment)> = None;
+        while let Some(&word) = words.get(at) {
+            let head = Head::of(word);
+            let end = at + usize::from(head.len);
+            if head.len == 0 || end > words.len() || head.kind == 0 {
+                self.damaged += 1;
+                break;
+            }
+            match head.kind {
+                kind::OWNER => {
+                    self.close(current.take());
+                    current = self.owner(&words[at..end], piece, at as u32);
+                }
+                kind::TIME => {
+                    if let Some(Record::Time { ticks, mono_ns }) = records(&words[at..end]).next() {
+                        self.syncs.push((ticks, mono_ns));
+                    }
+                }
+                kind::THREAD_EXIT => {
+                    if let Some(thread) = current.and_then(|(uid, _)| self.threads.get_mut(&uid)) {
+                        thread.exited = true;
+                    }
+                }
+                _ => {}
+            }
+            at = end;
+            if let Some((_, segment)) = &mut current {
+                segment.to = at as u32;
+            }
+        }
+        self.close(current);
+    }
+
+    fn owner(&mut self, words: &[u64], piece: u32, at: u32) -> Option<(u32, Segment)> {
+        let Some(Record::Owner { uid, tid, nth, origin, creator, name, sync_ticks, mono_ns, .. }) =
+            records(words).next()
+        else {
+            self.damaged += 1;
+            return None;
+        };
+        if mono_ns != 0 {
+            self.syncs.push((sync_ticks, mono_ns));
+        }
+        let thread = self.threads.entry(uid).or_insert_with(|| Thread {
+            uid,
+            tid,
+            origin,
+            creator,
+            name,
+            exited: false,
+            segments: Vec::new(),
+            named_nth: nth,
+        });
+        if nth >= thread.named_nth {
+            (thread.named_nth, thread.origin, thread.creator) = (nth, origin, creator);
+            if name != 0 {
+                thread.name = name;
+            }
+        }
+        Some((uid, Segment { nth, piece, from: at, to: at }))
+    }
+
+    fn close(&mut self, tenancy: Option<(u32, Segment)>) {
+        if let Some((uid, segment)) = tenancy
+            && let Some(thread) = self.threads.get_mut(&uid)
+        {
+            thread.segments.push(segment);
+        }
+    }
+
+    /// The process, now that everything of it was added.
+    pub(crate) fn finish(self, info: ProcessInfo, tables: Tables, alive: bool) -> Process {
+        let syncs = info.syncs.iter().copied().chain(self.syncs);
+        let clock = ClockMap::new(info.tsc, syncs);
+        let mut threads: Vec<Thread> = self.threads.into_values().collect();
+        threads.sort_unstable_by_key(|thread| thread.uid);
+        for thread in &mut threads {
+            thread.segments.sort_unstable_by_key(|s| (s.nth, s.piece, s.from));
+        }
+        let by_uid = threads.iter().enumerate().map(|(i, t)| (t.uid, i as u32)).collect();
+        let modules = tables.modules();
+        let mut module_changes: Vec<u64> =
+            modules.iter().flat_map(|m| [m.load_ticks, m.unload_ticks]).filter(|&t| t != 0).collect();
+        module_changes.sort_unstable();
+        module_changes.dedup();
+        let mut modules_by_start: Vec<u32> = (0..modules.len() as u32).collect();
+        modules_by_start.sort_by_key(|&m| modules[m as usize].start);
+        Process {
+            info,
+            tables,
+            clock,
+            threads,
+            damaged: self.damaged,
+            alive,
+            pieces: self.pieces,
+            by_uid,
+            module_changes,
+            modules_by_start,
+        }
+    }
+}
+
+impl Process {
+    /// The thread with this serial number.
+    pub(crate) fn thread(&self, uid: u32) -> Option<&Thread> {
+        self.by_uid.get(&uid).and_then(|&i| self.threads.get(i as usize))
+    }
+
+    /// Its place in `threads`.
+    pub(crate) fn thread_index(&self, uid: u32) -> Option<u32> {
+        self.by_uid.get(&uid).copied()
+    }
+
+    /// The executable's path; empty where it is unknown.
+    pub(crate) fn exe(&self) -> Vec<u8> {
+        self.tables.string(self.info.exe).unwrap_or_default()
+    }
+
+    pub(super) fn piece(&self, number: u32) -> Option<&Store> {
+        self.pieces.get(number as usize)
+    }
+
+    /// Counts how often modules had come or gone by `ticks`: stacks with the
+    /// same node and the same epoch mean the same functions.
+    pub(crate) fn module_epoch(&self, ticks: u64) -> u32 {
+        self.module_changes.partition_point(|&change| change <= ticks) as u32
+    }
+
+    /// The module that was mapped at `address` at the time `ticks`, and its
+    /// place in `tables.modules()`.
+    pub(crate) fn module_at(&self, address: u64, ticks: u64) -> Option<(u32, &Module)> {
+        let modules = self.tables.modules();
+        let by_start = &self.modules_by_start;
+        let after = by_start.partition_point(|&m| modules[m as usize].start <= address);
+        let covers = |&m: &u32| modules.get(m as usize).is_some_and(|m| address < m.end);
+        // Modules don't overlap, except in time.
+        let mut candidates = by_start[..after].iter().rev().take(64).copied().filter(covers);
+        let mapped = |m: &Module| m.load_ticks <= ticks && (m.unload_ticks == 0 || ticks < m.unload_ticks);
+        let first = candidates.next()?;
+        let mut others = candidates.chain([first]);
+        if let Some(m) = others.clone().find(|&m| mapped(&modules[m as usize])) {
+            return Some((m, &modules[m as usize]));
+        }
+        // The shim may notice a module only after its first event. Where no
+        // other was ever there, and it hadn't gone yet, it is the one.
+        let only = others.next().filter(|_| others.next().is_none())?;
+        let module = &modules[only as usize];
+        (ticks < module.load_ticks).then_some((only, module))
+    }
+}

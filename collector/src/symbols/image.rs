@@ -1,0 +1,84 @@
+//! One module's file on disk, with everything that names its addresses.
+
+use std::path::{Path, PathBuf};
+
+use object::{Object, ObjectSection};
+
+use super::debug_file::{self, DebugFile};
+use super::dwarf::Dwarf;
+use super::symtab::SymbolTable;
+use super::{Elf, Site, debugdata, demangle, file};
+
+/// Why a module's addresses stay without names.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum ImageError {
+    #[error("the file is missing or can't be read")]
+    Unreadable,
+    #[error("not a 64-bit ELF file that can be parsed")]
+    NotElf,
+    #[error("the file has another build id than the module that was traced")]
+    OtherBuild,
+}
+
+/// A module's symbols and debug information.
+pub(crate) struct Image {
+    symbols: SymbolTable,
+    dwarf: Option<Dwarf>,
+}
+
+impl Image {
+    /// Opens the file of a module, and what belongs to it. Where the module has
+    /// a build id, a file with another one is refused: no name beats a wrong
+    /// name.
+    pub(crate) fn open(path: &Path, build_id: &[u8], debug_dirs: &[PathBuf]) -> Result<Image, ImageError> {
+        let bytes = file::contents(path).ok_or(ImageError::Unreadable)?;
+        let elf = Elf::parse(bytes).map_err(|_| ImageError::NotElf)?;
+        let on_disk = elf.build_id().ok().flatten().unwrap_or_default();
+        if !build_id.is_empty() && build_id != on_disk {
+            return Err(ImageError::OtherBuild);
+        }
+
+        let mut symbols = SymbolTable::default();
+        symbols.add(&elf);
+        let own = has_dwarf(&elf);
+        let separate = if own { None } else { debug_file::find(&elf, path, debug_dirs) };
+        if let Some(DebugFile { elf, .. }) = &separate {
+            symbols.add(elf);
+        } else if let Some(mini) = elf.section_by_name(".gnu_debugdata")
+            && let Some(expanded) = mini.data().ok().and_then(debugdata::expand)
+            && let Ok(mini) = Elf::parse(expanded)
+        {
+            symbols.add(&mini);
+        }
+        symbols.finish();
+
+        let (debug, debug_path) = match &separate {
+            Some(found) => (&found.elf, found.path.as_path()),
+            None => (&elf, path),
+        };
+        let dwarf = has_dwarf(debug).then(|| {
+            let supplement = debug_file::find_supplement(debug, debug_path, debug_dirs);
+            Dwarf::load(debug, path, supplement.as_ref())
+        });
+        Ok(Image { symbols, dwarf: dwarf.flatten() })
+    }
+
+    /// The functions at `address` (as the file numbers them), innermost first.
+    pub(crate) fn find(&self, address: u64, demangled: bool) -> Vec<Site> {
+        let mut sites = self.dwarf.as_ref().map(|d| d.find(address, demangled)).unwrap_or_default();
+        if let Some(raw) = self.symbols.find(address) {
+            // DWARF often has only `f` where the symbol has `ns::f(int)`.
+            let name = Some(demangle::name(raw, demangled));
+            match sites.last_mut() {
+                Some(outermost) => outermost.function = name,
+                None => sites.push(Site { function: name, ..Site::default() }),
+            }
+        }
+        sites
+    }
+}
+
+fn has_dwarf(elf: &Elf) -> bool {
+    let filled = |name| elf.section_by_name(name).is_some_and(|s| s.file_range().is_some());
+    filled(".debug_info") || filled(".zdebug_info") || filled(".debug_line")
+}

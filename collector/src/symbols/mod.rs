@@ -1,0 +1,168 @@
+//! From an address in a module's file to functions, files and lines.
+//!
+//! A module's file is opened once, checked against the build id that the shim
+//! saw in memory, and joined with whatever else names its addresses: separate
+//! debug files, dwz supplements, split DWARF, `.gnu_debugdata`.
+
+mod debug_file;
+mod debugdata;
+mod demangle;
+mod dwarf;
+mod file;
+mod image;
+mod perf_map;
+mod symtab;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+pub(crate) use demangle::utf8;
+use image::{Image, ImageError};
+pub(crate) use perf_map::PerfMap;
+
+/// The only kind of file that the shim can be loaded beside.
+type Elf = object::read::elf::ElfFile64<'static>;
+
+/// A place in the source, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// The function's name.
+    pub(crate) function: Option<String>,
+    /// The source file.
+    pub(crate) file: Option<String>,
+    /// The line in it.
+    pub(crate) line: Option<u32>,
+    /// Whether the function was inlined into the next site's.
+    pub(crate) inlined: bool,
+}
+
+/// What the user asks of symbols.
+#[derive(Clone, Debug)]
+pub(crate) struct SymbolOptions {
+    /// Whether to look anything up.
+    pub(crate) enabled: bool,
+    /// Whether names are demangled.
+    pub(crate) demangle: bool,
+    /// Whether inlined functions get frames of their own.
+    pub(crate) inlines: bool,
+    /// Where to look for debug files before the system's directory.
+    pub(crate) debug_dirs: Vec<PathBuf>,
+}
+
+/// Names addresses of any number of modules.
+pub(crate) struct Symbolizer {
+    options: SymbolOptions,
+    images: HashMap<(Vec<u8>, Vec<u8>), Option<Image>>,
+    warnings: Vec<String>,
+}
+
+impl Symbolizer {
+    /// One that has opened nothing yet.
+    pub(crate) fn new(options: SymbolOptions) -> Symbolizer {
+        Symbolizer { options, images: HashMap::new(), warnings: Vec::new() }
+    }
+
+    /// The functions at `address` of the module at `path`, innermost first;
+    /// empty where nothing is known. `address` is what the file calls it (the
+    /// address in memory minus the load bias).
+    pub(crate) fn find(&mut self, path: &[u8], build_id: &[u8], address: u64) -> Vec<Site> {
+        if !self.options.enabled || path.first() != Some(&b'/') {
+            return Vec::new();
+        }
+        let key = (path.to_vec(), build_id.to_vec());
+        let (options, warnings) = (&self.options, &mut self.warnings);
+        let image = self.images.entry(key).or_insert_with(|| {
+            let path = Path::new(OsStr::from_bytes(path));
+            // Files on disk may hold anything. What the parsers report as an
+            // error is one; a fault in a parser costs the module's names only.
+            let opened = catch_unwind(AssertUnwindSafe(|| Image::open(path, build_id, &options.debug_dirs)));
+            let error = match opened {
+                Ok(Ok(image)) => return Some(image),
+                Ok(Err(error)) => error,
+                Err(_) => ImageError::NotElf,
+            };
+            warnings.push(format!("{}: {error}; its frames stay unnamed", path.display()));
+            None
+        });
+        let Some(image) = image else { return Vec::new() };
+        let found = catch_unwind(AssertUnwindSafe(|| image.find(address, options.demangle)));
+        let mut sites = found.unwrap_or_default();
+        if !options.inlines {
+            sites.drain(..sites.len().saturating_sub(1));
+        }
+        sites
+    }
+
+    /// What went wrong since the last call, for stderr.
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn symbolizer() -> Symbolizer {
+        Symbolizer::new(SymbolOptions {
+            enabled: true,
+            demangle: true,
+            inlines: true,
+            debug_dirs: Vec::new(),
+        })
+    }
+
+    fn this_test() -> (Vec<u8>, u64) {
+        use object::{Object, ObjectSymbol};
+        let path = std::env::current_exe().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let wanted =
+            |s: &object::Symbol<'_, '_>| s.name().is_ok_and(|n| n.contains("a_function_that_names_itself"));
+        let address = file.symbols().find(wanted).unwrap().address();
+        (path.as_os_str().as_bytes().to_vec(), address)
+    }
+
+    #[inline(never)]
+    fn a_function_that_names_itself() -> u32 {
+        std::hint::black_box(line!())
+    }
+
+    #[test]
+    fn names_files_and_lines_come_from_the_file() {
+        let line = a_function_that_names_itself();
+        let (path, address) = this_test();
+        let sites = symbolizer().find(&path, b"", address);
+        let site = sites.last().unwrap();
+        assert!(site.function.as_deref().unwrap().ends_with("a_function_that_names_itself"));
+        assert!(site.file.as_deref().unwrap().ends_with("mod.rs"));
+        assert!(site.line.unwrap().abs_diff(line) <= 2);
+        assert!(!site.inlined);
+    }
+
+    #[test]
+    fn another_build_id_means_no_names_and_one_warning() {
+        let (path, address) = this_test();
+        let mut s = symbolizer();
+        assert_eq!(s.find(&path, b"\x01\x02", address), []);
+        assert_eq!(s.find(&path, b"\x01\x02", address + 1), []);
+        let warnings = s.take_warnings();
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("build id"));
+    }
+
+    #[test]
+    fn damaged_files_cost_names_and_nothing_else() {
+        let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let head = &exe[..exe.len().min(1 << 20)];
+        for (n, cut) in [0, 1, 63, 64, 1000, 4096, head.len()].into_iter().enumerate() {
+            let path = dir.path().join(format!("cut{n}"));
+            std::fs::write(&path, &head[..cut]).unwrap();
+            symbolizer().find(path.as_os_str().as_bytes(), b"", 0x1000);
+        }
+    }
+}
