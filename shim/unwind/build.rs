@@ -1,3 +1,0 @@
-//! Builds the C code that the tests walk through.
-
-fn main() {}
