@@ -69,7 +69,16 @@ pub(crate) fn find<'a>(
     let bases = module.bases();
     let eh_frame = module.eh_frame();
     let svma = avma.wrapping_sub(module.desc.bias);
-    let fde = table.fde_for_address(&eh_frame, &bases, svma, EhFrame::cie_from_offset).map_err(status)?;
+    // Not gimli's `fde_for_address`, whose arithmetic trusts the table.
+    let pointer = table.lookup(svma, &bases).and_then(|p| p.direct()).map_err(status)?;
+    let offset = pointer
+        .checked_sub(module.desc.eh_frame_svma)
+        .and_then(|offset| usize::try_from(offset).ok())
+        .ok_or(StackStatus::BadUnwindInfo)?;
+    let fde = eh_frame.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).map_err(status)?;
+    if !fde.contains(svma) {
+        return Err(StackStatus::NoUnwindInfo);
+    }
     if fde.cie().return_address_register() != X86_64::RA {
         return Err(StackStatus::UnsupportedRule);
     }

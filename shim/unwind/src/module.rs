@@ -125,6 +125,11 @@ impl ModuleSet {
     pub fn replacing(mut modules: Vec<ModuleDesc>, generation: u64, previous: Option<&ModuleSet>) -> Self {
         modules.retain(|m| m.avma_start < m.avma_end);
         modules.sort_by_key(|m| m.avma_start);
+        for desc in &mut modules {
+            if !is_searchable(desc) {
+                desc.eh_frame_hdr = Section::Empty;
+            }
+        }
         let stepper = Stepper::new(&modules);
         let hidden = modules.iter().filter(|m| m.hidden).map(|m| (m.avma_start, m.avma_end)).collect();
         let modules = modules
@@ -182,6 +187,20 @@ impl ModuleSet {
     pub(crate) fn is_hidden(&self, avma: u64) -> bool {
         self.hidden.iter().any(|&(lo, hi)| avma >= lo && avma < hi)
     }
+}
+
+/// Whether the header is that of the section, and has a table of a size that it
+/// has room for: gimli's arithmetic trusts both.
+fn is_searchable(desc: &ModuleDesc) -> bool {
+    let bases = bases(desc);
+    let Ok(hdr) = EhFrameHdr::new(&desc.eh_frame_hdr, LittleEndian).parse(&bases, 8) else {
+        return false;
+    };
+    if hdr.eh_frame_ptr().direct() != Ok(desc.eh_frame_svma) {
+        return false;
+    }
+    // The smallest row has two pointers of two bytes.
+    hdr.table().is_some_and(|t| t.iter(&bases).size_hint().0 <= desc.eh_frame_hdr.len() / 4)
 }
 
 fn same_load(old: &ModuleDesc, new: &ModuleDesc) -> bool {

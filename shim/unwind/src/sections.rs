@@ -2,7 +2,7 @@
 //! Where a loaded module's unwind information is, read from its own memory.
 
 use crate::module::Section;
-use gimli::{BaseAddresses, EhFrameHdr, LittleEndian, Pointer};
+use gimli::{BaseAddresses, EhFrameHdr, LittleEndian};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -43,16 +43,7 @@ pub unsafe fn sections_of(
     let bases = BaseAddresses::default().set_eh_frame_hdr(hdr_svma.start);
     let parsed = EhFrameHdr::new(hdr, LittleEndian).parse(&bases, 8).ok()?;
     parsed.table()?;
-    let eh_frame_svma = match parsed.eh_frame_ptr() {
-        Pointer::Direct(svma) => svma,
-        Pointer::Indirect(svma) => {
-            let end = segment_end(svma).filter(|end| end.checked_sub(svma).is_some_and(|n| n >= 8));
-            // SAFETY: the eight bytes lie in one of `loads_svma`.
-            let word = unsafe { bytes(bias, svma..svma.checked_add(8).filter(|_| end.is_some())?)? };
-            // The loader has moved what the module points to.
-            u64::from_le_bytes(word.try_into().ok()?).wrapping_sub(bias)
-        }
-    };
+    let eh_frame_svma = parsed.eh_frame_ptr().direct().ok()?;
     // SAFETY: the range lies in one of `loads_svma`.
     let eh_frame = unsafe { bytes(bias, eh_frame_svma..segment_end(eh_frame_svma)?)? };
     let section = |bytes: &'static [u8]| match copy {
