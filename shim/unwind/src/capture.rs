@@ -135,7 +135,7 @@ impl Capturer {
         }
         let rule = match self.learned.rules.get(address) {
             Some(rule) => Ok(rule),
-            None => self.learned.first_visit::<false, M>(set, m, mem),
+            None => self.learned.first_visit::<false>(set, m, mem),
         };
         rule.is_ok_and(Rule::is_frame_pointer)
     }

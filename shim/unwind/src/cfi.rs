@@ -13,14 +13,14 @@ use gimli::{
 use std::mem::MaybeUninit;
 use traceshim_ring::stack::StackStatus;
 
-/// Room for the rows of one frame description: 32 registers (x86-64 has 17
-/// with a place in a call frame), four nested `remember_state` beside the
-/// initial row and the current one.
+/// Room for the rows of one frame description: 24 registers (the signal
+/// trampoline names 17), three nested `remember_state` beside the initial row
+/// and the current one.
 pub(crate) struct Storage;
 
 impl UnwindContextStorage<usize> for Storage {
-    type Rules = [(Register, RegisterRule<usize>); 32];
-    type Stack = [UnwindTableRow<usize, Self>; 6];
+    type Rules = [(Register, RegisterRule<usize>); 24];
+    type Stack = [UnwindTableRow<usize, Self>; 5];
 }
 
 pub(crate) type Row = UnwindTableRow<usize, Storage>;
@@ -108,7 +108,7 @@ impl Found<'_> {
 
     /// Takes the step by evaluating the whole row.
     #[inline(never)]
-    pub(crate) fn step<M: StackMemory>(&self, m: &mut Machine, mem: &M) -> Result<(), StackStatus> {
+    pub(crate) fn step(&self, m: &mut Machine, mem: &dyn StackMemory) -> Result<(), StackStatus> {
         let cfa = match self.row.cfa() {
             CfaRule::RegisterAndOffset { register, offset } => match *register {
                 X86_64::RSP => m.sp,
@@ -143,11 +143,11 @@ impl Found<'_> {
     }
 
     /// The caller's value of a register; `None` where it is lost or can't be read.
-    fn value<M: StackMemory>(
+    fn value(
         &self,
         register: Register,
         m: &Machine,
-        mem: &M,
+        mem: &dyn StackMemory,
         cfa: u64,
     ) -> Result<Option<u64>, StackStatus> {
         Ok(match self.row.register(register) {
@@ -164,11 +164,11 @@ impl Found<'_> {
         })
     }
 
-    fn evaluate<M: StackMemory>(
+    fn evaluate(
         &self,
         expression: &UnwindExpression<usize>,
         m: &Machine,
-        mem: &M,
+        mem: &dyn StackMemory,
         initial: Option<u64>,
     ) -> Result<u64, StackStatus> {
         let bytes = expression.get(&self.eh_frame).map_err(|_| StackStatus::BadUnwindInfo)?;

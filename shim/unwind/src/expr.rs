@@ -23,11 +23,11 @@ const MAX_OPERATIONS: u32 = 128;
 /// The value of `expression` in the frame `m`. `initial`: what is on the
 /// expression's stack at its start (the CFA, for a register's rule).
 #[inline(never)]
-pub(crate) fn evaluate<M: StackMemory>(
+pub(crate) fn evaluate(
     expression: Expression<Bytes<'_>>,
     encoding: Encoding,
     m: &Machine,
-    mem: &M,
+    mem: &dyn StackMemory,
     initial: Option<u64>,
 ) -> Result<u64, StackStatus> {
     let unsupported = |_| StackStatus::UnsupportedRule;

@@ -1,5 +1,8 @@
 //! The first visit of an address: its call frame information is read, framehop
 //! takes the step, and where both agree the rule is kept.
+//!
+//! Nothing here is generic over the memory: it is rare, and so it is compiled
+//! once, with this crate's own optimisation.
 
 use crate::cfi;
 use crate::frame_pointers::FramePointers;
@@ -62,18 +65,18 @@ impl Learned {
     /// isn't a `Cfa` one.
     #[cold]
     #[inline(never)]
-    pub(crate) fn first_visit<const ALL: bool, M: StackMemory>(
+    pub(crate) fn first_visit<const ALL: bool>(
         &mut self,
         set: &ModuleSet,
         m: &Machine,
-        mem: &M,
+        mem: &dyn StackMemory,
     ) -> Result<Rule, StackStatus> {
         self.visits_left = self.visits_left.checked_sub(1).ok_or(StackStatus::VisitLimit)?;
         let address = m.lookup_address();
         let rule = self.classify(set, address);
         if rule.kind() == Kind::Cfa {
             let mut after = *m;
-            rule.step::<ALL, M>(&mut after, mem)?;
+            rule.step::<ALL, _>(&mut after, &mem)?;
             // framehop follows rsp and rbp only, and can't lose a register.
             if rule.is_from_sp_or_bp() {
                 if after.saved(BP).is_none() {
@@ -93,11 +96,11 @@ impl Learned {
     /// Takes the step by evaluating the row.
     #[cold]
     #[inline(never)]
-    pub(crate) fn evaluate<M: StackMemory>(
+    pub(crate) fn evaluate(
         &mut self,
         set: &ModuleSet,
         m: &mut Machine,
-        mem: &M,
+        mem: &dyn StackMemory,
     ) -> Result<(), StackStatus> {
         let address = m.lookup_address();
         let module = set.find(address).ok_or(StackStatus::NoModule)?;

@@ -63,7 +63,7 @@ impl Stepper {
 
     /// Takes the step from `before` and compares it with `after`.
     #[inline(never)]
-    pub(crate) fn check<M: StackMemory>(&self, mem: &M, before: &Machine, after: &Machine) -> Verdict {
+    pub(crate) fn check(&self, mem: &dyn StackMemory, before: &Machine, after: &Machine) -> Verdict {
         let Some(mut cache) = self.caches.iter().find_map(|c| c.try_lock()) else {
             return Verdict::Busy;
         };

@@ -75,7 +75,7 @@ fn one_step<const ALL: bool, M: StackMemory>(
 ) -> Result<(), StackStatus> {
     let rule = match learned.rules.get(m.lookup_address()) {
         Some(rule) => rule,
-        None => learned.first_visit::<ALL, M>(set, m, mem)?,
+        None => learned.first_visit::<ALL>(set, m, mem)?,
     };
     match rule.kind() {
         Kind::Cfa if ALL && rule.others_dont_fit() => learned.evaluate(set, m, mem),
