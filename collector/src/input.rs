@@ -13,7 +13,7 @@ use traceshim_ring::layout::{self, CHUNK_BYTES, RING_MAX_BYTES};
 use traceshim_ring::read::{Piece, Tables, process_info};
 use traceshim_ring::session;
 
-use crate::model::{Indexer, Process, Store};
+use crate::model::{Indexer, Life, Process, Store};
 use crate::show::say;
 use crate::trace::{self, Content, TraceReader};
 
@@ -30,7 +30,7 @@ struct Part {
     index: Indexer,
     header: Vec<u64>,
     pages: HashMap<u32, (u8, Vec<u64>)>,
-    alive: bool,
+    life: Life,
 }
 
 /// Opens what the command line names; nothing: the default session directory.
@@ -51,9 +51,12 @@ pub(crate) fn default_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("TRACESHIM_DIR").filter(|dir| !dir.is_empty()) {
         return Ok(dir.into());
     }
-    // Whoever can read this process's own directory entry learns its user.
-    let uid = Path::new("/proc/self").metadata().context("/proc/self")?.uid();
-    Ok(session::default_dir(std::env::var_os("XDG_RUNTIME_DIR"), uid))
+    Ok(session::default_dir(std::env::var_os("XDG_RUNTIME_DIR"), own_uid()?))
+}
+
+/// The user who runs this program: the owner of its own entry in `/proc`.
+pub(crate) fn own_uid() -> Result<u32> {
+    Ok(Path::new("/proc/self").metadata().context("/proc/self")?.uid())
 }
 
 impl Inputs {
@@ -120,7 +123,8 @@ impl Inputs {
         }
         let alive = !snapshot.process.ended && is_mapped(path, snapshot.process.pid);
         let part = self.part(snapshot.tables.header().to_vec())?;
-        part.alive |= alive;
+        part.life.alive |= alive;
+        part.life.owner_uid = path.metadata()?.uid();
         for (chunk, tag, words) in snapshot.tables.pages() {
             part.page(chunk, tag, words.to_vec());
         }
@@ -170,7 +174,8 @@ impl Inputs {
     fn part_number(&mut self, header: Vec<u64>) -> Result<usize> {
         let uuid = process_info(&header)?.uuid;
         let number = *self.by_uuid.entry(uuid).or_insert_with(|| {
-            self.parts.push(Part::default());
+            let life = Life { alive: false, owner_uid: own_uid().unwrap_or(u32::MAX) };
+            self.parts.push(Part { life, ..Part::default() });
             self.parts.len() - 1
         });
         // Of several copies the one made last knows how the process ended.
@@ -188,9 +193,12 @@ impl Inputs {
             let info = process_info(&part.header)?;
             let pages = part.pages.into_iter().map(|(chunk, (tag, words))| (chunk, tag, words));
             let tables = Tables::new(part.header, pages);
-            processes.push(part.index.finish(info, tables, part.alive));
+            processes.push(part.index.finish(info, tables, part.life));
         }
         processes.sort_by_key(|process| (process.info.start_mono_ns, process.info.pid));
+        for (id, process) in (0..).zip(&mut processes) {
+            process.id = id;
+        }
         Ok(processes)
     }
 }

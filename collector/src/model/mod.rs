@@ -15,5 +15,5 @@ mod store;
 pub(crate) use cursor::Cursor;
 pub(crate) use event::{Body, Event, Kind};
 pub(crate) use merge::merge;
-pub(crate) use process::{Indexer, Process, Thread};
+pub(crate) use process::{Indexer, Life, Process, Thread};
 pub(crate) use store::Store;

@@ -1,12 +1,15 @@
 //! One process's trace, indexed by thread.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use traceshim_ring::clock::ClockMap;
 use traceshim_ring::layout::Ref;
 use traceshim_ring::read::{Module, Piece, ProcessInfo, Tables};
 use traceshim_ring::record::{Head, Origin, Record, kind, records};
 
+use super::event::{Body, Event};
 use super::store::Store;
 
 /// A part of a piece that one thread wrote: a tenancy of a chunk.
@@ -42,6 +45,8 @@ pub(crate) struct Thread {
 /// One process's trace.
 #[derive(Debug)]
 pub(crate) struct Process {
+    /// Tells it from the others that are looked at together.
+    pub(crate) id: u32,
     /// What the ring's header says.
     pub(crate) info: ProcessInfo,
     /// Strings, stacks, modules, hooks and losses.
@@ -54,12 +59,25 @@ pub(crate) struct Process {
     pub(crate) damaged: usize,
     /// Whether the process was alive when its ring was read.
     pub(crate) alive: bool,
+    /// The user whose process it was, as far as the ring's file tells; else the
+    /// one who reads it.
+    pub(crate) owner_uid: u32,
+    strings: RefCell<HashMap<Ref, Option<Rc<[u8]>>>>,
     pieces: Vec<Store>,
     by_uid: HashMap<u32, u32>,
     /// The moments at which modules came or went, ascending.
     module_changes: Vec<u64>,
     /// Modules' places in `tables.modules()`, by start address.
     modules_by_start: Vec<u32>,
+}
+
+/// What the ring itself doesn't say of its process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Life {
+    /// See [`Process::alive`].
+    pub(crate) alive: bool,
+    /// See [`Process::owner_uid`].
+    pub(crate) owner_uid: u32,
 }
 
 /// Indexes pieces as they are read, and needs none of them afterwards.
@@ -164,7 +182,7 @@ impl Indexer {
     }
 
     /// The process, now that everything of it was added.
-    pub(crate) fn finish(self, info: ProcessInfo, tables: Tables, alive: bool) -> Process {
+    pub(crate) fn finish(self, info: ProcessInfo, tables: Tables, life: Life) -> Process {
         let syncs = info.syncs.iter().copied().chain(self.syncs);
         let clock = ClockMap::new(info.tsc, syncs);
         let mut threads: Vec<Thread> = self.threads.into_values().collect();
@@ -181,12 +199,15 @@ impl Indexer {
         let mut modules_by_start: Vec<u32> = (0..modules.len() as u32).collect();
         modules_by_start.sort_by_key(|&m| modules[m as usize].start);
         Process {
+            id: 0,
             info,
             tables,
             clock,
             threads,
             damaged: self.damaged,
-            alive,
+            alive: life.alive,
+            owner_uid: life.owner_uid,
+            strings: RefCell::default(),
             pieces: self.pieces,
             by_uid,
             module_changes,
@@ -204,6 +225,29 @@ impl Process {
     /// Its place in `threads`.
     pub(crate) fn thread_index(&self, uid: u32) -> Option<u32> {
         self.by_uid.get(&uid).copied()
+    }
+
+    /// An interned string.
+    pub(crate) fn string(&self, at: Ref) -> Option<Rc<[u8]>> {
+        let mut strings = self.strings.borrow_mut();
+        strings.entry(at).or_insert_with(|| self.tables.string(at).map(Rc::from)).clone()
+    }
+
+    /// The kernel's number of the thread on which `event` happened.
+    #[inline]
+    pub(crate) fn tid_of(&self, event: &Event) -> u32 {
+        match self.threads.get(event.thread as usize) {
+            Some(thread) => thread.tid,
+            None => match event.body {
+                Body::Lost { tid, .. } => tid,
+                _ => 0,
+            },
+        }
+    }
+
+    /// How many events it lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.tables.losses().iter().fold(0, |sum, loss| sum.saturating_add(loss.count))
     }
 
     /// The executable's path; empty where it is unknown.

@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-pub(crate) use demangle::utf8;
+pub(crate) use demangle::{name, utf8};
 use image::{Image, ImageError};
 pub(crate) use perf_map::PerfMap;
 
@@ -63,6 +63,11 @@ impl Symbolizer {
     /// One that has opened nothing yet.
     pub(crate) fn new(options: SymbolOptions) -> Symbolizer {
         Symbolizer { options, images: HashMap::new(), warnings: Vec::new() }
+    }
+
+    /// What the user asked for.
+    pub(crate) fn options(&self) -> &SymbolOptions {
+        &self.options
     }
 
     /// The functions at `address` of the module at `path`, innermost first;

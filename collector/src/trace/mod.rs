@@ -23,7 +23,7 @@
 mod read;
 mod write;
 
-pub(crate) use read::{Content, TraceError, TraceReader, words};
+pub(crate) use read::{Content, TraceReader, words};
 pub(crate) use write::TraceWriter;
 
 /// The first bytes of a trace.

@@ -1,0 +1,107 @@
+//! The command line.
+
+mod args;
+mod diff;
+mod dump;
+mod filter;
+mod follow;
+mod record;
+mod stats;
+
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use args::ShowArgs;
+
+/// Shows what programs did under libtraceshim.so: threads and who made them,
+/// calls from C into the host, and the stack of each.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  collector record -- ./app --its-own-options
+  collector dump traceshim.trace
+  collector dump --kind callback_enter --function 'host_*' --depth 8
+  collector stats traceshim.trace
+  collector diff before.trace after.trace
+
+INPUT is a ring file, a trace, or a session directory, of a live or a dead
+process; '-' is a trace on standard input. Several are merged by time. Without
+INPUT the default session directory is read ($TRACESHIM_DIR, else
+$XDG_RUNTIME_DIR/traceshim, else /tmp/traceshim-UID).")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Record(record::RecordArgs),
+    Dump(dump::DumpArgs),
+    Stats(stats::StatsArgs),
+    Follow(follow::FollowArgs),
+    Diff(diff::DiffArgs),
+}
+
+/// Does what the command line says.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are no errors.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Record(args) => record::run(args),
+        Command::Dump(args) => dump::run(args),
+        Command::Stats(args) => stats::run(args),
+        Command::Follow(args) => follow::run(args),
+        Command::Diff(args) => diff::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::show::say(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever reads our output had enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    })
+}
+
+/// Standard output, or the file of `-o`.
+fn output(path: Option<&PathBuf>) -> Result<Box<dyn Write>> {
+    use anyhow::Context;
+    Ok(match path.filter(|path| path.as_os_str() != "-") {
+        None => Box::new(BufWriter::with_capacity(1 << 16, std::io::stdout().lock())),
+        Some(path) => {
+            let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
+            Box::new(BufWriter::with_capacity(1 << 16, file))
+        }
+    })
+}
+
+/// Whether to colour what goes to `path`.
+fn use_color(show: &ShowArgs, path: Option<&PathBuf>) -> bool {
+    match show.color {
+        args::Color::Always => true,
+        args::Color::Never => false,
+        args::Color::Auto => {
+            path.is_none()
+                && std::io::stdout().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! `record`: run a command with the shim and keep what it records.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use traceshim_ring::env::{Config, Variable};
+
+use crate::input;
+use crate::launch::{Counts, Drainer, Program, SessionDir, find, preload, why_untraced};
+use crate::model::Kind;
+use crate::resolve::Resolver;
+use crate::show::names::Names;
+use crate::show::say;
+use crate::show::stacks::StackSummary;
+use crate::stats::ProcessStats;
+use crate::symbols::SymbolOptions;
+
+/// How long closed chunks may wait while little happens, and while much does.
+const IDLE: Duration = Duration::from_millis(40);
+const BUSY: Duration = Duration::from_millis(4);
+
+/// Run a command with the shim, drain its rings live, and write a trace
+///
+/// The exit status is the command's (128+n if signal n killed it). With '-o -'
+/// the trace goes to standard output, and the command's output to standard
+/// error. SIGINT and SIGTERM end the command and not the recording.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  collector record -- ./app --its-own-options
+  collector record -o - --callback-arg qsort:4 -- ./app | collector dump -
+  collector record --ring-size 64M --overflow overwrite -- ./server")]
+pub(crate) struct RecordArgs {
+    /// The trace to write
+    #[arg(short, long, value_name = "FILE", default_value = "traceshim.trace")]
+    output: PathBuf,
+    /// Which exported functions of the host are traced: auto, none, or globs
+    #[arg(long, value_name = "LIST")]
+    callbacks: Option<OsString>,
+    /// Wrap the function pointer passed as the Nth argument of a function
+    #[arg(long, value_name = "FUNCTION:N", value_delimiter = ',')]
+    callback_arg: Vec<String>,
+    /// Which modules are the host: auto, or globs of their file names
+    #[arg(long, value_name = "LIST")]
+    host: Option<OsString>,
+    /// How stacks are taken: auto, table or frame-pointer
+    #[arg(long, value_name = "WHICH")]
+    unwinder: Option<OsString>,
+    /// Frames kept per stack; 0 takes none
+    #[arg(long, value_name = "N")]
+    stack_depth: Option<OsString>,
+    /// Size of each process's ring, with K, M or G
+    #[arg(long, value_name = "BYTES")]
+    ring_size: Option<OsString>,
+    /// What a full ring loses: drop (the newest) or overwrite (the oldest)
+    #[arg(long, value_name = "WHICH")]
+    overflow: Option<OsString>,
+    /// Don't trace the command's children
+    #[arg(long)]
+    no_follow: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl RecordArgs {
+    /// The environment variables that the options stand for.
+    fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let args = (!self.callback_arg.is_empty()).then(|| self.callback_arg.join(",").into());
+        let pairs = [
+            ("TRACESHIM_CALLBACKS", self.callbacks.clone()),
+            ("TRACESHIM_CALLBACK_ARGS", args),
+            ("TRACESHIM_HOST", self.host.clone()),
+            ("TRACESHIM_UNWINDER", self.unwinder.clone()),
+            ("TRACESHIM_STACK_DEPTH", self.stack_depth.clone()),
+            ("TRACESHIM_RING_BYTES", self.ring_size.clone()),
+            ("TRACESHIM_OVERFLOW", self.overflow.clone()),
+            ("TRACESHIM_FOLLOW", self.no_follow.then(|| "0".into())),
+        ];
+        pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
+    let variables = args.variables();
+    let mut config = Config::default();
+    for (name, value) in &variables {
+        if let Some(variable) = Variable::named(name)
+            && variable.apply(&mut config, value.clone()).is_err()
+        {
+            let option = variable.option.unwrap_or(name);
+            say(format_args!("{option} {}: must be {}", value.display(), variable.allowed));
+            return Ok(ExitCode::from(2));
+        }
+    }
+    let library = find()?;
+    let preload = preload(&library, std::env::var_os("LD_PRELOAD"))?;
+    let program = Program::inspect(&args.command[0]);
+    if let Program::Untraceable(why) = &program {
+        say(format_args!("{why}; it runs untraced"));
+    }
+    let to_stdout = args.output == Path::new("-");
+    let out: Box<dyn Write> = if to_stdout {
+        Box::new(BufWriter::new(std::io::stdout()))
+    } else {
+        // A trace tells as much of a program as a core file does.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&args.output).with_context(|| args.output.display().to_string())?;
+        Box::new(BufWriter::with_capacity(1 << 20, file))
+    };
+    let session = SessionDir::create()?;
+    let mut drainer = Drainer::new(out)?;
+
+    let mut command = Command::new(&args.command[0]);
+    command.args(&args.command[1..]).envs(variables);
+    command.env("LD_PRELOAD", preload).env("TRACESHIM_DIR", session.path());
+    if to_stdout {
+        command.stdout(Stdio::from(std::io::stderr()));
+    }
+    survive_signals()?;
+    let status = run_and_drain(&mut command, &session, &mut drainer)
+        .with_context(|| args.command[0].display().to_string())?;
+
+    let counts = drainer.counts();
+    // Closes the trace, so that it can be read.
+    drop(drainer);
+    summarize(&args, &program, counts, &session, to_stdout);
+    Ok(exit_code(status))
+}
+
+/// The signals that a terminal sends to the whole group end the command, and
+/// then its trace gets written. Those that are ignored stay so, for the command
+/// inherits that.
+fn survive_signals() -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        if ignored >> (signal - 1) & 1 == 0 {
+            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs `command` to its end while its rings are drained. A trace that can't
+/// be written is reported once, and the command goes on.
+fn run_and_drain<W: Write>(
+    command: &mut Command,
+    session: &SessionDir,
+    drainer: &mut Drainer<W>,
+) -> Result<ExitStatus> {
+    let mut child = command.spawn()?;
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait()));
+    let mut broken = false;
+    let mut interval = BUSY;
+    let status = loop {
+        match receiver.recv_timeout(interval) {
+            Ok(status) => break status?,
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("its end was missed"),
+            Err(RecvTimeoutError::Timeout) if broken => interval = IDLE,
+            Err(RecvTimeoutError::Timeout) => match drainer.poll(session) {
+                Ok(any) => interval = if any { BUSY } else { IDLE },
+                Err(error) => {
+                    broken = true;
+                    say(format_args!("the trace is incomplete: {error:#}"));
+                }
+            },
+        }
+    };
+    if !broken && let Err(error) = drainer.finish(session) {
+        say(format_args!("the trace is incomplete: {error:#}"));
+    }
+    Ok(status)
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(code as u8)
+}
+
+/// Tells on standard error what was recorded, what was lost, or why there is
+/// nothing.
+fn summarize(args: &RecordArgs, program: &Program, counts: Counts, session: &SessionDir, to_stdout: bool) {
+    if counts.events == 0 && counts.lost == 0 {
+        let why = why_untraced(program, counts.processes > 0);
+        say(format_args!("nothing was recorded: {why}"));
+    } else {
+        let Counts { processes, events, callbacks, births, lost, .. } = counts;
+        say(format_args!(
+            "{events} events of {processes} processes: {callbacks} callbacks, {births} thread births; {lost} lost"
+        ));
+        if !to_stdout {
+            match describe(&args.output) {
+                Ok(lines) => lines.iter().for_each(|line| say(format_args!("{line}"))),
+                Err(error) => say(format_args!("{}: {error:#}", args.output.display())),
+            }
+        }
+    }
+    if counts.running > 0 {
+        say(format_args!(
+            "{} processes still run and keep their rings in {}",
+            counts.running,
+            session.path().display()
+        ));
+    }
+}
+
+/// What the trace adds up to, over all processes.
+fn describe(trace: &Path) -> Result<Vec<String>> {
+    let processes = input::open(&[trace.to_owned()])?;
+    let mut resolver = Resolver::new(SymbolOptions {
+        enabled: true,
+        demangle: false,
+        inlines: false,
+        debug_dirs: Vec::new(),
+    });
+    let mut names = Names::new(&mut resolver);
+    let mut stacks = StackSummary::default();
+    let (mut threads, mut logs) = (std::collections::BTreeMap::new(), 0);
+    for process in &processes {
+        let stats = ProcessStats::collect(process, &mut names, |_, _| true);
+        stacks.merge(&stats.stacks);
+        logs += stats.kind(Kind::Log);
+        for (origin, count) in stats.threads {
+            *threads.entry(origin).or_insert(0) += count.count;
+        }
+    }
+    let threads: Vec<String> = threads.iter().map(|(origin, count)| format!("{count} {origin}")).collect();
+    Ok(vec![
+        format!("threads by origin: {}; {logs} log events", threads.join(", ")),
+        format!("{stacks}"),
+        format!("wrote {}", trace.display()),
+    ])
+}

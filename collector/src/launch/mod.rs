@@ -1,0 +1,11 @@
+//! Running a command with the shim, and taking what it records.
+
+mod drainer;
+mod session;
+mod shim;
+mod verdict;
+
+pub(crate) use drainer::{Counts, Drainer};
+pub(crate) use session::SessionDir;
+pub(crate) use shim::{find, preload};
+pub(crate) use verdict::{Program, why_untraced};

@@ -1,0 +1,71 @@
+//! A session directory of our own.
+
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use traceshim_ring::session;
+
+/// A directory that only this user can look into, made for one command. It is
+/// removed when it goes out of scope, unless something is still in it.
+#[derive(Debug)]
+pub(crate) struct SessionDir {
+    path: PathBuf,
+}
+
+impl SessionDir {
+    /// Makes one. `mkdir` follows no link and takes no directory that is there,
+    /// so nobody can have prepared it.
+    pub(crate) fn create() -> Result<SessionDir> {
+        let parent = match std::env::var_os("TRACESHIM_DIR").map(PathBuf::from) {
+            Some(dir) if dir.is_absolute() => dir,
+            _ => std::env::temp_dir(),
+        };
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+        for attempt in 0..100 {
+            let path = parent.join(format!("traceshim-record-{}-{:x}", std::process::id(), nanos ^ attempt));
+            match DirBuilder::new().recursive(false).mode(0o700).create(&path) {
+                Ok(()) => return Ok(SessionDir { path }),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| path.display().to_string()),
+            }
+        }
+        anyhow::bail!("{}: no free name for a session directory", parent.display())
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The rings in it now.
+    pub(crate) fn rings(&self) -> Vec<PathBuf> {
+        session::ring_files(&self.path).unwrap_or_default()
+    }
+}
+
+impl Drop for SessionDir {
+    fn drop(&mut self) {
+        // Fails where a ring is left that somebody still writes to.
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn private_and_gone_afterwards() {
+        let dir = SessionDir::create().unwrap();
+        let path = dir.path().to_owned();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(dir.rings().is_empty());
+        drop(dir);
+        assert!(!path.exists());
+    }
+}
