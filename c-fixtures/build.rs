@@ -1,1 +1,117 @@
-fn main() {}
+//! Builds every fixture in every flag set, into `OUT_DIR/FLAGSET/`. `cc` only finds the compilers: it makes static
+//! libraries, and these are executables and shared objects with exact flags.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+
+#[path = "src/table.rs"]
+#[allow(unreachable_pub, reason = "a library's module, used here by itself")]
+mod table;
+
+use table::{FIXTURES, FLAG_SETS, Fixture, FlagSet};
+
+/// What is right for every compilation. A fixture of a calling convention would else get notes about the changes of
+/// that convention in gcc 4.
+const ALWAYS: &[&str] = &["-g", "-Wall", "-Wextra", "-Wno-psabi", "-pthread"];
+
+struct Compilers {
+    c: PathBuf,
+    cxx: PathBuf,
+}
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/table.rs");
+    println!("cargo:rerun-if-changed=c");
+    println!("cargo:rerun-if-changed=../shim/include/traceshim.h");
+
+    let compilers = Compilers {
+        c: cc::Build::new().get_compiler().path().to_path_buf(),
+        cxx: cc::Build::new().cpp(true).get_compiler().path().to_path_buf(),
+    };
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let mut jobs: Vec<(&Fixture, &FlagSet)> = Vec::new();
+    for flags in FLAG_SETS {
+        let dir = out.join(flags.name);
+        fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        jobs.extend(FIXTURES.iter().map(|fixture| (fixture, flags)));
+    }
+
+    let jobs = Mutex::new(jobs.into_iter());
+    let workers = env::var("NUM_JOBS").ok().and_then(|number| number.parse().ok()).unwrap_or(1);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let job = jobs.lock().expect("no job panics while it holds the queue").next();
+                    let Some((fixture, flags)) = job else { break };
+                    build(&compilers, fixture, flags, &out.join(flags.name));
+                }
+            });
+        }
+    });
+}
+
+fn build(compilers: &Compilers, fixture: &Fixture, flags: &FlagSet, out: &Path) {
+    let source = Path::new("c").join(fixture.name);
+    let mut link_with: Vec<OsString> = Vec::new();
+
+    let library = source.join("lib.c");
+    if library.exists() {
+        let file_name = format!("lib{}.so", fixture.name);
+        shared_object(compilers, fixture, flags, &library, &out.join(&file_name));
+        link_with.extend([out.join(&file_name).into(), "-Wl,-rpath,$ORIGIN".into()]);
+    }
+    for path in files(&source) {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if stem.starts_with("plugin-") {
+            let file_name = format!("{}-{stem}.so", fixture.name);
+            shared_object(compilers, fixture, flags, &path, &out.join(file_name));
+        }
+    }
+
+    let cxx = source.join("host.cc");
+    let (compiler, standard, host) = if cxx.exists() {
+        (&compilers.cxx, "-std=gnu++17", cxx)
+    } else {
+        (&compilers.c, "-std=gnu11", source.join("host.c"))
+    };
+    let mut command = Command::new(compiler);
+    command.arg(standard).args(ALWAYS).args(flags.compile).args(flags.host).args(flags.link);
+    command.args(["-Ic", "-I../shim/include", "-rdynamic", "-o"]).arg(out.join(fixture.name));
+    command.arg(&host).args(link_with).arg("-lm");
+    run(command);
+}
+
+fn shared_object(compilers: &Compilers, fixture: &Fixture, flags: &FlagSet, source: &Path, out: &Path) {
+    let mut command = Command::new(&compilers.c);
+    command.arg("-std=gnu11").args(ALWAYS).args(flags.compile).args(fixture.library).args(flags.link);
+    command.args(["-fomit-frame-pointer", "-fPIC", "-shared", "-Ic", "-I../shim/include"]);
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    command.arg(format!("-Wl,-soname,{name}")).arg("-o").arg(out).arg(source).arg("-lm");
+    run(command);
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Warnings go to cargo, which shows them where they concern a workspace member.
+fn run(mut command: Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{messages}");
+    for line in messages.lines() {
+        println!("cargo:warning={line}");
+    }
+}

@@ -1,0 +1,31 @@
+/* Callbacks that no call instruction of the library names: it takes their addresses, in a table of function pointers
+ * in its data (R_X86_64_64) and in code (R_X86_64_GLOB_DAT).
+ *
+ * Events, all from main's call of c_tables, depth 1, how return:
+ *   callback_enter/exit   host_first, host_second, host_third through the table; stack: itself, c_tables, main, ...
+ *   callback_enter/exit   host_by_address through the GOT
+ *   callback_enter/exit   host_by_call by an ordinary call (R_X86_64_JUMP_SLOT, or GLOB_DAT with -fno-plt)
+ *
+ * With the argument "identity" the library also compares the address that it has of host_compared with the host's own:
+ * they are equal without the shim. A tracer that puts trampolines into slots whose address is taken makes them differ.
+ */
+#include "fixture.h"
+#include <string.h>
+
+IMPORT int c_tables(void);
+IMPORT int c_is_host_compared(int (*function)(int));
+
+EXPORT int host_first(int x) { return x + 1; }
+EXPORT int host_second(int x) { return x + 10; }
+EXPORT int host_third(int x) { return x + 100; }
+EXPORT int host_by_address(int x) { return x + 1000; }
+EXPORT int host_by_call(int x) { return x + 10000; }
+EXPORT int host_compared(int x) { return x; }
+
+int main(int argc, char **argv)
+{
+    printf("sum %d\n", c_tables());
+    if (argc > 1 && strcmp(argv[1], "identity") == 0)
+        puts(c_is_host_compared(host_compared) ? "same address" : "another address");
+    return 0;
+}
