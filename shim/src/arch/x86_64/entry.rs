@@ -1,0 +1,87 @@
+//! Entries that are called by name: exported functions in assembly, since a
+//! Rust prologue would change the very registers that a stack starts with.
+
+/// An exported function that records an event and returns.
+macro_rules! event_entry {
+    ($(#[$doc:meta])* $name:ident => $handler:path) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub(crate) unsafe extern "C" fn $name() {
+            std::arch::naked_asm!(
+                ".cfi_startproc",
+                "endbr64",
+                $crate::arch::enter!(),
+                "lea rdi, [rbp - 160]",
+                "lea rsi, [rip + {handler}]",
+                "xor edx, edx",
+                "call {gate}",
+                "mov rax, [rbp - 40]",
+                "leave",
+                ".cfi_def_cfa rsp, 8",
+                "ret",
+                ".cfi_endproc",
+                frame = const 160,
+                handler = sym $handler,
+                gate = sym $crate::arch::gate,
+            )
+        }
+    };
+}
+
+/// An exported function that stands before a real one of the same name.
+///
+/// `$before` decides: where it sets `live` the real function is called from
+/// here, with the arguments as they then are, and `$after` runs with the
+/// result. Else control passes on as if we weren't there: a jump, with the
+/// caller's return address in place.
+macro_rules! around_entry {
+    ($(#[$doc:meta])* $name:ident, $real:path, $before:path, $after:path) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub(crate) unsafe extern "C" fn $name() {
+            std::arch::naked_asm!(
+                ".cfi_startproc",
+                "endbr64",
+                $crate::arch::enter!(),
+                "cmp qword ptr [rip + {real}], 0",
+                "jne 1f",
+                "call {resolve}",
+                "1:",
+                "lea rdi, [rbp - 160]",
+                "lea rsi, [rip + {before}]",
+                "xor edx, edx",
+                "call {gate}",
+                $crate::arch::reload!(),
+                "cmp qword ptr [rbp - 48], 0",
+                "jne 2f",
+                "leave",
+                ".cfi_remember_state",
+                ".cfi_def_cfa rsp, 8",
+                "jmp qword ptr [rip + {real}]",
+                ".cfi_restore_state",
+                "2:",
+                "call qword ptr [rip + {real}]",
+                "mov [rbp - 40], rax",
+                "lea rdi, [rbp - 160]",
+                "lea rsi, [rip + {after}]",
+                "xor edx, edx",
+                "call {gate}",
+                "mov rax, [rbp - 40]",
+                "leave",
+                ".cfi_def_cfa rsp, 8",
+                "ret",
+                ".cfi_endproc",
+                frame = const 160,
+                real = sym $real,
+                resolve = sym $crate::real::resolve_all,
+                before = sym $before,
+                after = sym $after,
+                gate = sym $crate::arch::gate,
+            )
+        }
+    };
+}
+
+pub(crate) use {around_entry, event_entry};

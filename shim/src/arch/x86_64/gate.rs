@@ -1,0 +1,257 @@
+//! The gate: the only way from an entry into Rust code.
+//!
+//! It refuses a thread that is already inside, finds (or makes) the thread's
+//! block, saves every vector register that may carry an argument or a result,
+//! moves to a stack of ours where the current one is short, and undoes it all.
+//! A handler is handed the thread's state, and that is its proof of being
+//! inside: nothing else of this thread can be.
+#![allow(unsafe_code)]
+
+use super::Context;
+use crate::block::{BLOCK_BYTES, Block, FREE_BLOCKS};
+use crate::state::ThreadState;
+use std::arch::naked_asm;
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The state components that `xsave` saves: SSE, AVX and AVX-512, as far as
+/// the system has switched them on. 0: there is no `xsave`; then xmm0 to xmm7.
+static VECTOR_STATE: AtomicU64 = AtomicU64::new(0);
+
+/// A handler: what an entry calls through the gate.
+pub(super) type Handler = unsafe extern "C-unwind" fn(*mut Context, *mut ThreadState);
+
+/// With less than this left on the current stack a handler runs on ours.
+const ROOM_BYTES: usize = 64 << 10;
+
+/// Finds out what vector registers there are.
+pub(crate) fn prepare_vector_state() {
+    const OSXSAVE: u32 = 1 << 27;
+    // SSE, AVX, and the three parts of AVX-512.
+    const COMPONENTS: u64 = 1 << 1 | 1 << 2 | 7 << 5;
+    if core::arch::x86_64::__cpuid(1).ecx & OSXSAVE == 0 {
+        return;
+    }
+    let (low, _high): (u32, u32);
+    // SAFETY: the processor and the system support XGETBV, by the bit above.
+    unsafe {
+        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _high, options(nomem, nostack));
+    }
+    let mask = u64::from(low) & COMPONENTS;
+    // The area of the enabled components must fit in the block.
+    if core::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize <= crate::block::VECTOR_BYTES {
+        VECTOR_STATE.store(mask, Ordering::Relaxed);
+    }
+}
+
+/// rdi: the context; rsi: the handler; edx: whether vector registers matter.
+/// Returns 1 in eax where the handler ran.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn gate() {
+    naked_asm!(
+        ".cfi_startproc",
+        "push rbp",
+        ".cfi_def_cfa_offset 16",
+        ".cfi_offset rbp, -16",
+        "mov rbp, rsp",
+        ".cfi_def_cfa_register rbp",
+        "push rbx",
+        ".cfi_offset rbx, -24",
+        "push r12",
+        ".cfi_offset r12, -32",
+        "push r13",
+        ".cfi_offset r13, -40",
+        "push r14",
+        ".cfi_offset r14, -48",
+        "push rdi",
+        "push rsi",
+        "mov r12, [rip + traceshim_thread@GOTTPOFF]",
+        "add r12, fs:[0]",
+        "mov r13d, edx",
+        "mov rbx, [r12 + {block}]",
+        // Already inside? The flag is the stack pointer of whoever is. One that
+        // is below the current one on the same stack is stale: a signal handler
+        // left by longjmp. On our own stack we are always inside; a handler on
+        // an alternate stack that interrupted the thread's own is nested.
+        "mov rax, [r12 + {inside}]",
+        "test rax, rax",
+        "jz 5f",
+        "mov rcx, [r12 + {lo}]",
+        "mov rdx, [r12 + {hi}]",
+        "cmp rsp, rcx",
+        "jb 2f",
+        "cmp rsp, rdx",
+        "jae 2f",
+        "cmp rax, rcx",
+        "jb 5f",
+        "cmp rax, rdx",
+        "jae 5f",
+        "jmp 3f",
+        "2:",
+        "mov r14, rsp",
+        "sub r14, rbx",
+        "cmp r14, {block_bytes}",
+        "jb 4f",
+        "cmp rax, rcx",
+        "jb 3f",
+        "cmp rax, rdx",
+        "jb 4f",
+        "3:",
+        "cmp rax, rsp",
+        "jbe 5f",
+        "4:",
+        "inc qword ptr [r12 + {reentered}]",
+        "xor eax, eax",
+        "jmp 90f",
+        "5:",
+        "mov [r12 + {inside}], rsp",
+        "test rbx, rbx",
+        "jnz 20f",
+        // A block that an ended thread left, else fresh pages. The upper 16
+        // bits of the list's head count its changes.
+        "lea r14, [rip + {free}]",
+        "10:",
+        "mov rax, [r14]",
+        "mov rbx, rax",
+        "shl rbx, 16",
+        "shr rbx, 16",
+        "jz 11f",
+        "mov rcx, [rbx]",
+        "mov rdx, rax",
+        "shr rdx, 48",
+        "inc rdx",
+        "shl rdx, 48",
+        "or rcx, rdx",
+        "lock cmpxchg [r14], rcx",
+        "jne 10b",
+        "jmp 12f",
+        "11:",
+        "mov eax, 9", // mmap
+        "xor edi, edi",
+        "mov esi, {block_bytes}",
+        "mov edx, 3",       // PROT_READ | PROT_WRITE
+        "mov r10d, 0x4022", // MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        "mov r8, -1",
+        "xor r9d, r9d",
+        "syscall",
+        "mov rbx, rax",
+        "cmp rax, -4096",
+        "jbe 12f",
+        "mov qword ptr [r12 + {inside}], 0",
+        "xor eax, eax",
+        "jmp 90f",
+        "12:",
+        "mov [r12 + {block}], rbx",
+        "20:",
+        "test r13d, r13d",
+        "jz 30f",
+        "mov rax, [rip + {vector_state}]",
+        "test rax, rax",
+        "jz 21f",
+        "xor edx, edx",
+        "xsave [rbx + {vectors}]",
+        "jmp 30f",
+        "21:",
+        "movups [rbx + {vectors}], xmm0",
+        "movups [rbx + {vectors} + 16], xmm1",
+        "movups [rbx + {vectors} + 32], xmm2",
+        "movups [rbx + {vectors} + 48], xmm3",
+        "movups [rbx + {vectors} + 64], xmm4",
+        "movups [rbx + {vectors} + 80], xmm5",
+        "movups [rbx + {vectors} + 96], xmm6",
+        "movups [rbx + {vectors} + 112], xmm7",
+        "30:",
+        "mov rdi, [rbp - 40]",
+        "mov rax, [rbp - 48]",
+        "mov rsi, r12",
+        "mov r14, rsp",
+        "mov rcx, [r12 + {lo}]",
+        "add rcx, {room}",
+        "cmp rsp, rcx",
+        "jb 31f",
+        "cmp rsp, [r12 + {hi}]",
+        "jb 32f",
+        "31:",
+        "lea rsp, [rbx + {stack_top}]",
+        "32:",
+        "and rsp, -16",
+        "call rax",
+        "mov rsp, r14",
+        "test r13d, r13d",
+        "jz 40f",
+        "mov rax, [rip + {vector_state}]",
+        "test rax, rax",
+        "jz 33f",
+        "xor edx, edx",
+        "xrstor [rbx + {vectors}]",
+        "jmp 40f",
+        "33:",
+        "movups xmm0, [rbx + {vectors}]",
+        "movups xmm1, [rbx + {vectors} + 16]",
+        "movups xmm2, [rbx + {vectors} + 32]",
+        "movups xmm3, [rbx + {vectors} + 48]",
+        "movups xmm4, [rbx + {vectors} + 64]",
+        "movups xmm5, [rbx + {vectors} + 80]",
+        "movups xmm6, [rbx + {vectors} + 96]",
+        "movups xmm7, [rbx + {vectors} + 112]",
+        "40:",
+        "mov qword ptr [r12 + {inside}], 0",
+        "mov eax, 1",
+        "90:",
+        "add rsp, 16",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        ".cfi_def_cfa rsp, 8",
+        ".cfi_restore rbp",
+        "ret",
+        ".cfi_endproc",
+        block = const offset_of!(ThreadState, block),
+        inside = const offset_of!(ThreadState, inside),
+        lo = const offset_of!(ThreadState, stack_lo),
+        hi = const offset_of!(ThreadState, stack_hi),
+        reentered = const offset_of!(ThreadState, reentered),
+        block_bytes = const BLOCK_BYTES,
+        free = sym FREE_BLOCKS,
+        vector_state = sym VECTOR_STATE,
+        vectors = const offset_of!(Block, vectors),
+        stack_top = const BLOCK_BYTES,
+        room = const ROOM_BYTES,
+    )
+}
+
+/// Gives a thread's block to the next thread. The thread must not be inside a
+/// handler of the gate, which still uses the block.
+pub(crate) fn give_back(state: &mut ThreadState) {
+    let block = std::mem::replace(&mut state.block, std::ptr::null_mut());
+    if block.is_null() {
+        return;
+    }
+    let mut head = FREE_BLOCKS.load(Ordering::Acquire);
+    loop {
+        // SAFETY: the block is this thread's alone until the exchange below.
+        unsafe { (*block).next = head & 0xffff_ffff_ffff };
+        let new = block as u64 | ((head >> 48).wrapping_add(1) << 48);
+        match FREE_BLOCKS.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return,
+            Err(seen) => head = seen,
+        }
+    }
+}
+
+/// Runs `handler` as an entry would, from code that libc calls (destructors of
+/// thread-specific data, constructors). False: the thread is inside already.
+pub(crate) fn on_this_thread(handler: Handler, argument: u64) -> bool {
+    let mut context = Context::empty();
+    context.args[0] = argument;
+    let gate: unsafe extern "C" fn() = gate;
+    // SAFETY: the gate has this signature; it is declared without one because
+    // it is written in assembly.
+    let gate: unsafe extern "C-unwind" fn(*mut Context, Handler, u32) -> u32 =
+        unsafe { std::mem::transmute(gate) };
+    // SAFETY: the context lives through the call, and the handler is ours. No
+    // vector register of a caller's matters at a call that the compiler made.
+    unsafe { gate(&raw mut context, handler, 0) != 0 }
+}

@@ -1,0 +1,56 @@
+//! Modules that come and go.
+#![allow(unsafe_code)]
+
+use crate::arch::{Context, around_entry};
+use crate::callbacks;
+use crate::modules;
+use crate::recording::inside;
+use crate::state::ThreadState;
+use crate::tracer;
+use std::ffi::CStr;
+
+around_entry! {
+    /// `dlopen`: what is opened is hooked before the caller gets it.
+    dlopen, crate::real::DLOPEN, before_dlopen, after_change
+}
+around_entry! {
+    /// `dlclose`: what is gone is forgotten before anything takes its place.
+    dlclose, crate::real::DLCLOSE, super::threads::before_always, after_change
+}
+
+/// libc's `dlopen` looks at its caller: for the directories that the caller's
+/// module names, and for its namespace. Where that may matter the call passes
+/// on as if we weren't there, and the library is found at the next chance.
+unsafe extern "C-unwind" fn before_dlopen(context: *mut Context, _: *mut ThreadState) {
+    tracer::initialise();
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    if tracer::current().is_none() || context.args[0] == 0 {
+        return;
+    }
+    // SAFETY: the program passes it to `dlopen`.
+    let path = unsafe { CStr::from_ptr(context.args[0] as *const libc::c_char) }.to_bytes();
+    if path.is_empty() || path.contains(&b'$') {
+        return;
+    }
+    let caller = context.caller().ip.wrapping_sub(1);
+    let by_path = path.contains(&b'/');
+    if by_path || !caller_matters(caller) {
+        context.live = 1;
+    }
+}
+
+/// Whether a search for a bare name depends on the module that asks: it does
+/// where that one names directories, or where any but the executable has the
+/// kind that is inherited by what it loads.
+fn caller_matters(caller: u64) -> bool {
+    let registry = modules::registry();
+    let asks = registry.find(caller);
+    let own = asks.and_then(|module| module.dynamic).is_none_or(|dynamic| dynamic.has_runpath);
+    own || registry.modules.iter().skip(1).any(|module| module.dynamic.is_some_and(|d| d.has_rpath))
+}
+
+unsafe extern "C-unwind" fn after_change(_: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: called by the gate.
+    unsafe { inside(thread, |recording| callbacks::refresh(recording.tracer, Some(recording))) }
+}

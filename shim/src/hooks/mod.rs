@@ -1,0 +1,7 @@
+//! The functions that stand before libc's, by what they are about. A hook
+//! knows threads, modules and processes; how events get into the ring it
+//! leaves to [`crate::recording`].
+
+pub(crate) mod dl;
+pub(crate) mod process;
+pub(crate) mod threads;

@@ -1,0 +1,113 @@
+//! Processes: fork, exec and the end.
+#![allow(unsafe_code)]
+
+use super::threads::before_always;
+use crate::alloc::PAGES;
+use crate::arch::{Context, around_entry};
+use crate::recording::inside;
+use crate::state::ThreadState;
+use crate::{callbacks, modules, tracer};
+use std::ffi::CStr;
+use traceshim_ring::record::kind;
+
+/// Once, at the start.
+pub(crate) fn install() {
+    super::threads::prepare();
+    // SAFETY: the functions have the right types and stay loaded.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+    // SAFETY: as above.
+    unsafe { libc::atexit(at_exit) };
+}
+
+extern "C" fn at_exit() {
+    if let Some(tracer) = tracer::current() {
+        tracer.finish();
+    }
+}
+
+/// Nothing of ours is locked by another thread while the process forks.
+unsafe extern "C" fn before_fork() {
+    modules::lock_for_fork();
+    callbacks::lock_for_fork();
+    PAGES.lock();
+}
+
+unsafe extern "C" fn after_fork() {
+    PAGES.unlock();
+    // SAFETY: `before_fork` locked it in this thread.
+    unsafe { callbacks::unlock_after_fork() };
+    // SAFETY: as above.
+    unsafe { modules::unlock_after_fork() };
+}
+
+around_entry! {
+    /// `fork`: the parent notes its child, which gets a ring at its first event.
+    fork, crate::real::FORK, before_always, after_fork_call
+}
+
+unsafe extern "C-unwind" fn after_fork_call(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the entry's own context.
+    let child = unsafe { (*context).result } as i32;
+    if child > 0 {
+        // SAFETY: called by the gate.
+        unsafe { inside(thread, |recording| recording.event(kind::FORK, 0, &[child as u64])) }
+    }
+}
+
+macro_rules! exec_entries {
+    ($($name:ident, $real:path;)*) => {
+        $(around_entry! {
+            /// Notes the path and passes on. The ring of the old image stays.
+            $name, $real, before_exec, never
+        })*
+    };
+}
+exec_entries! {
+    execve, crate::real::EXECVE;
+    execv, crate::real::EXECV;
+    execvp, crate::real::EXECVP;
+    execvpe, crate::real::EXECVPE;
+    execl, crate::real::EXECL;
+    execlp, crate::real::EXECLP;
+    execle, crate::real::EXECLE;
+}
+
+unsafe extern "C-unwind" fn never(_: *mut Context, _: *mut ThreadState) {}
+
+unsafe extern "C-unwind" fn before_exec(context: *mut Context, thread: *mut ThreadState) {
+    // A child of vfork shares our memory but not our process; one of fork that
+    // recorded nothing needs no ring for saying that it's about to go.
+    let is_ours = tracer::current().is_some_and(|tracer| tracer.pid == std::process::id());
+    // SAFETY: the entry's own context.
+    let path = unsafe { (*context).args[0] } as *const libc::c_char;
+    if !is_ours || tracer::forked() || path.is_null() {
+        return;
+    }
+    // SAFETY: the program passes it to `exec`.
+    let path = unsafe { CStr::from_ptr(path) };
+    // SAFETY: called by the gate.
+    unsafe {
+        inside(thread, |recording| {
+            let path = recording.tracer.ring.string(path.to_bytes());
+            recording.put(kind::EXEC, 0, &[u64::from(path)]);
+        });
+    }
+}
+
+macro_rules! exit_entries {
+    ($($name:ident, $real:path;)*) => {
+        $(around_entry! {
+            /// An end without exit handlers.
+            $name, $real, before_end, never
+        })*
+    };
+}
+exit_entries! {
+    _exit, crate::real::EXIT_NOW;
+    _Exit, crate::real::EXIT_NOW_C99;
+    quick_exit, crate::real::QUICK_EXIT;
+}
+
+unsafe extern "C-unwind" fn before_end(_: *mut Context, _: *mut ThreadState) {
+    at_exit();
+}

@@ -1,0 +1,348 @@
+//! Threads: birth, start, name and end.
+#![allow(unsafe_code)]
+
+use crate::arch::{self, Context, around_entry};
+use crate::callbacks;
+use crate::errno::KeepErrno;
+use crate::modules::{self, Kind};
+use crate::recording::{Recording, inside};
+use crate::state::ThreadState;
+use crate::tracer;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use traceshim_ring::record::{Origin, kind, pair};
+use traceshim_ring::stack::FRAME_ADDRESS;
+
+/// What a new thread is handed. The assembly of the start stub reads the first
+/// two fields.
+#[repr(C)]
+struct StartInfo {
+    start_routine: u64,
+    argument: u64,
+    uid: u32,
+    creator: u32,
+    origin: Origin,
+    /// The lowest usable address, where the program supplied the stack.
+    stack_lo: u64,
+    /// Else how many bytes the stack has below its thread control block.
+    stack_bytes: u64,
+}
+
+/// libc calls thread-specific destructors in rounds, at most this many. Ours
+/// asks to be called again until the last, so that the end that we record
+/// comes after what other destructors do.
+const LAST_ROUND: u8 = 4;
+/// Keys below this have their values in the thread's own control block; a
+/// value for any other may allocate.
+const KEYS_IN_PLACE: u32 = 32;
+/// What libc keeps at the top of a stack, beside what is asked for.
+const STACK_SLACK: u64 = 4096;
+
+static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
+static DEFAULT_STACK: AtomicU64 = AtomicU64::new(0);
+static MAIN_STACK_TOP: AtomicU64 = AtomicU64::new(0);
+
+/// Before the first event.
+pub(crate) fn prepare() {
+    let mut key = 0;
+    // SAFETY: `key` is a valid place; the destructor has the right type.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(on_key_destructor)) } == 0 {
+        KEY.store(key, Ordering::Release);
+    }
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the result.
+    unsafe { libc::getrlimit(libc::RLIMIT_STACK, &raw mut limit) };
+    // libc's own rule for threads of which nobody said how large they are.
+    let bytes = if limit.rlim_cur == libc::RLIM_INFINITY { 2 << 20 } else { limit.rlim_cur };
+    DEFAULT_STACK.store(bytes, Ordering::Relaxed);
+    // SAFETY: a C string; the loader exports the variable.
+    let end = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) }.cast::<u64>();
+    if !end.is_null() {
+        // SAFETY: it is a pointer-sized variable.
+        let top = unsafe { end.read() };
+        // The first frame's words are on the same page or the next, where the
+        // arguments and the environment are.
+        MAIN_STACK_TOP.store((top + 64).next_multiple_of(64), Ordering::Relaxed);
+    }
+}
+
+around_entry! {
+    /// `pthread_create`: notes who makes a thread, from which stack.
+    pthread_create, crate::real::PTHREAD_CREATE, before_create, after_create
+}
+around_entry! {
+    /// C11's `thrd_create` reaches `pthread_create` inside libc, past us.
+    thrd_create, crate::real::THRD_CREATE, before_create_c11, after_create
+}
+around_entry! {
+    /// `pthread_setname_np`: notes a thread's name.
+    pthread_setname_np, crate::real::PTHREAD_SETNAME_NP, before_always, after_set_name
+}
+
+/// For entries whose event is recorded when the real function is back.
+pub(super) unsafe extern "C-unwind" fn before_always(context: *mut Context, _: *mut ThreadState) {
+    if tracer::current().is_some() {
+        // SAFETY: the entry's own context.
+        unsafe { (*context).live = 1 };
+    }
+}
+
+unsafe extern "C-unwind" fn before_create(context: *mut Context, thread: *mut ThreadState) {
+    tracer::initialise();
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    // SAFETY: called by the gate.
+    unsafe { inside(thread, |recording| begin_birth(recording, context, 2)) }
+}
+
+unsafe extern "C-unwind" fn before_create_c11(context: *mut Context, thread: *mut ThreadState) {
+    tracer::initialise();
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    // SAFETY: called by the gate.
+    unsafe { inside(thread, |recording| begin_birth(recording, context, 1)) }
+}
+
+/// `at`: which argument the start routine is; the next one is its argument.
+fn begin_birth(recording: &mut Recording<'_>, context: &mut Context, at: usize) {
+    let caller = context.caller();
+    recording.repair(caller.sp);
+    let side = modules::kind_of(caller.ip.wrapping_sub(1));
+    let stack = recording.stack(&caller, None, side != Kind::Host);
+    let origin = match side {
+        Kind::Host => Origin::Host,
+        // `std::thread` makes a thread in its caller's name.
+        Kind::Forwarder => behind_forwarder(recording),
+        _ => Origin::C,
+    };
+    let attributes = if at == 2 { context.args[1] } else { 0 };
+    let (stack_lo, stack_bytes) = stack_of(attributes);
+    let uid = recording.tracer.ring.next_uid();
+    let info = Box::new(StartInfo {
+        start_routine: context.args[at],
+        argument: context.args[at + 1],
+        uid,
+        creator: recording.thread.uid,
+        origin,
+        stack_lo,
+        stack_bytes,
+    });
+    // The time before the thread exists: its birth comes before its start.
+    context.note = [pair(stack.0, uid), info.start_routine | (origin as u64) << 60, recording.ticks];
+    context.args[at + 1] = Box::into_raw(info) as u64;
+    context.args[at] = arch::start_stub as *const () as u64;
+    context.id = at as u64;
+    context.live = 1;
+}
+
+/// Whose thread it is that a C++ runtime makes: the first other frame's.
+fn behind_forwarder(recording: &mut Recording<'_>) -> Origin {
+    let frames = recording.block().map_or([0; 16], |block| {
+        let mut first = [0; 16];
+        first.copy_from_slice(&block.frames[..16]);
+        first
+    });
+    for frame in frames {
+        match modules::kind_of((frame & FRAME_ADDRESS).wrapping_sub(1)) {
+            Kind::Forwarder => {}
+            Kind::Host => return Origin::Host,
+            _ => return Origin::C,
+        }
+    }
+    Origin::C
+}
+
+/// The lowest address of a stack that the program supplied, or 0; and its size.
+fn stack_of(attributes: u64) -> (u64, u64) {
+    let default = (0, DEFAULT_STACK.load(Ordering::Relaxed));
+    if attributes == 0 {
+        return default;
+    }
+    let attributes = attributes as *const libc::pthread_attr_t;
+    let (mut lo, mut bytes, mut guard) = (std::ptr::null_mut(), 0, 0);
+    // SAFETY: the program passes these attributes to `pthread_create`.
+    if unsafe { libc::pthread_attr_getstack(attributes, &raw mut lo, &raw mut bytes) } != 0 {
+        return default;
+    }
+    // SAFETY: as above.
+    unsafe { libc::pthread_attr_getguardsize(attributes, &raw mut guard) };
+    // Without an address libc answers with the size's negative.
+    if (lo as u64).wrapping_add(bytes as u64) == 0 {
+        return (0, (bytes as u64).saturating_sub(guard as u64));
+    }
+    (lo as u64, bytes as u64)
+}
+
+unsafe extern "C-unwind" fn after_create(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    if context.result as u32 != 0 {
+        let at = context.id as usize;
+        if let Some(&info) = context.args.get(at + 1) {
+            // SAFETY: made by `begin_birth`, and no thread was.
+            drop(unsafe { Box::from_raw(info as *mut StartInfo) });
+        }
+        return;
+    }
+    let [who, what, ticks] = context.note;
+    // SAFETY: called by the gate.
+    unsafe {
+        inside(thread, |recording| {
+            recording.ticks = ticks;
+            let start_routine = what & (1 << 60) - 1;
+            recording.event(kind::THREAD_BIRTH, (what >> 60) as u16, &[who, start_routine]);
+        });
+    }
+}
+
+/// The new thread's first step.
+pub(crate) unsafe extern "C-unwind" fn on_begin(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the start stub's own context.
+    let context = unsafe { &mut *context };
+    // SAFETY: made by `begin_birth` for this thread alone.
+    let info = unsafe { Box::from_raw(context.args[0] as *mut StartInfo) };
+    {
+        // SAFETY: called by the gate.
+        let state = unsafe { &mut *thread };
+        state.uid = info.uid;
+        state.creator = info.creator;
+        state.origin = info.origin as u8;
+        state.start_routine = info.start_routine;
+        // A thread's control block stands at the top of its stack.
+        state.stack_hi = thread_pointer();
+        state.stack_lo = match info.stack_lo {
+            0 => state.stack_hi.saturating_sub(info.stack_bytes) + STACK_SLACK,
+            lo => lo,
+        };
+    }
+    drop(info);
+    // SAFETY: called by the gate.
+    unsafe { inside(thread, |recording| recording.tracer.note_recorded()) }
+}
+
+/// The start routine returned.
+pub(crate) unsafe extern "C-unwind" fn on_return(_: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: called by the gate.
+    unsafe { (*thread).returned = true };
+}
+
+fn thread_pointer() -> u64 {
+    // SAFETY: always succeeds; a `pthread_t` is the thread pointer in glibc.
+    unsafe { libc::pthread_self() }
+}
+
+/// The first event of a thread in this process.
+#[cold]
+pub(crate) fn first_seen(recording: &mut Recording<'_>) {
+    let _errno = KeepErrno::new();
+    // SAFETY: always succeeds.
+    let tid = unsafe { libc::gettid() } as u32;
+    let (tracer, ring) = (recording.tracer, &recording.tracer.ring);
+    let mut comm = [0u8; 16];
+    // SAFETY: the buffer has the 16 bytes that the call fills.
+    unsafe { libc::prctl(libc::PR_GET_NAME, comm.as_mut_ptr()) };
+    let name = CStr::from_bytes_until_nul(&comm).map_or(0, |name| ring.string(name.to_bytes()));
+    let thread = &mut *recording.thread;
+    if thread.epoch != 0 {
+        // Forked: the only thread of the child, with its creator's stack.
+        thread.uid = 0;
+        thread.creator = 0;
+        thread.cursor = Default::default();
+    }
+    if thread.uid == 0 {
+        thread.uid = ring.next_uid();
+        if thread.epoch == 0 {
+            let is_main = tid == tracer.pid;
+            thread.origin = if is_main { Origin::Main } else { Origin::Unknown } as u8;
+            find_stack(thread, is_main);
+        }
+    }
+    thread.tid = tid;
+    thread.name = name;
+    thread.epoch = tracer.epoch;
+    watch_for_end(thread);
+    let (origin, creator, start_routine) = (thread.origin, thread.creator, thread.start_routine);
+    recording.put(kind::THREAD_START, u16::from(origin), &[pair(name, creator), start_routine]);
+}
+
+/// The stack of a thread that nobody announced.
+fn find_stack(thread: &mut ThreadState, is_main: bool) {
+    const LARGEST: u64 = 1 << 30;
+    let here = std::ptr::from_ref(&thread) as u64;
+    let size = DEFAULT_STACK.load(Ordering::Relaxed).min(LARGEST);
+    if is_main {
+        thread.stack_hi = MAIN_STACK_TOP.load(Ordering::Relaxed);
+        thread.stack_lo = thread.stack_hi.saturating_sub(size);
+        return;
+    }
+    // Ours is not the thread's stack where the gate moved to the block; the
+    // thread's own is below its control block in any case.
+    let top = thread_pointer();
+    thread.stack_hi = top;
+    // How far down it goes isn't known: only that reads go upwards. With so
+    // little room a handler always runs on a stack of ours.
+    thread.stack_lo = top.saturating_sub(LARGEST.min(size)).max(if here < top { 0 } else { top });
+}
+
+fn watch_for_end(thread: &mut ThreadState) {
+    let key = KEY.load(Ordering::Acquire);
+    if key == u32::MAX || (thread.origin() == Origin::Unknown && key >= KEYS_IN_PLACE) {
+        return;
+    }
+    // SAFETY: our key; the value is the thread's own state.
+    unsafe { libc::pthread_setspecific(key, std::ptr::from_mut(thread).cast()) };
+}
+
+unsafe extern "C" fn on_key_destructor(state: *mut libc::c_void) {
+    let state: *mut ThreadState = state.cast();
+    // SAFETY: the value that `watch_for_end` set, in the thread that it is of.
+    let rounds = unsafe { &mut (*state).end_rounds };
+    *rounds = rounds.saturating_add(1);
+    if *rounds < LAST_ROUND {
+        // SAFETY: our key.
+        unsafe { libc::pthread_setspecific(KEY.load(Ordering::Acquire), state.cast()) };
+        return;
+    }
+    if arch::on_this_thread(on_end, 0) {
+        // SAFETY: outside again, and the thread runs no more of our code but
+        // what late destructors cause, which finds another block.
+        arch::give_back(unsafe { &mut *state });
+    }
+}
+
+unsafe extern "C-unwind" fn on_end(_: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: called by the gate.
+    unsafe {
+        inside(thread, |recording| {
+            callbacks::close_all(recording);
+            let unwound = !recording.thread.returned;
+            recording.event(kind::THREAD_EXIT, u16::from(unwound), &[]);
+            recording.tracer.ring.release(&mut recording.thread.cursor);
+            recording.thread.ended = true;
+        });
+    }
+}
+
+unsafe extern "C-unwind" fn after_set_name(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    if context.result as u32 != 0 {
+        return;
+    }
+    // SAFETY: libc accepted the name, so it is a string.
+    let name = unsafe { CStr::from_ptr(context.args[1] as *const libc::c_char) };
+    let target = arch::state_of_thread(context.args[0]);
+    // SAFETY: called by the gate.
+    unsafe {
+        inside(thread, |recording| {
+            let name = recording.tracer.ring.string(name.to_bytes());
+            // SAFETY: libc accepted the thread, so it exists; the field is a
+            // word that at worst is about to be set.
+            let uid = AtomicU32::from_ptr((&raw const (*target).uid).cast_mut()).load(Ordering::Relaxed);
+            if std::ptr::eq(target, recording.thread) {
+                recording.thread.name = name;
+            }
+            recording.event(kind::THREAD_NAME, 0, &[pair(name, uid)]);
+        });
+    }
+}

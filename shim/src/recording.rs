@@ -1,0 +1,133 @@
+//! Being inside: the proof, and what may be done with it.
+#![allow(unsafe_code)]
+
+use crate::block::Block;
+use crate::state::ThreadState;
+use crate::tracer::{self, Tracer};
+use crate::{hooks, stack};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use traceshim_ring::record::{StackRef, kind};
+use traceshim_unwind::Regs;
+
+/// This thread is inside the tracer, and nothing else of it is. Only
+/// [`inside`] makes one, for handlers that came through the gate.
+pub(crate) struct Recording<'a> {
+    pub(crate) thread: &'a mut ThreadState,
+    pub(crate) tracer: &'static Tracer,
+    /// The time of the event.
+    pub(crate) ticks: u64,
+}
+
+/// Runs `f` for a handler of the gate, if this process is traced. A panic in
+/// it ends the tracing, never the program.
+///
+/// # Safety
+/// `thread` is what the gate passed to the handler that calls this.
+#[inline(always)]
+pub(crate) unsafe fn inside(thread: *mut ThreadState, f: impl FnOnce(&mut Recording<'_>)) {
+    let Some(mut tracer) = tracer::current() else { return };
+    // SAFETY: the gate passes the calling thread's own state, and refuses
+    // whoever comes while it is in use.
+    let thread = unsafe { &mut *thread };
+    let run = AssertUnwindSafe(|| {
+        if tracer::forked() {
+            match tracer::after_fork() {
+                Some(new) => tracer = new,
+                None => return,
+            }
+        }
+        let ticks = tracer.clock.now();
+        let mut recording = Recording { thread, tracer, ticks };
+        if recording.thread.epoch != tracer.epoch {
+            hooks::threads::first_seen(&mut recording);
+        }
+        if recording.thread.reentered > 0 {
+            recording.flush_reentered();
+        }
+        f(&mut recording);
+    });
+    if catch_unwind(run).is_err() {
+        tracer::disable(format_args!("internal error"));
+    }
+}
+
+impl Recording<'_> {
+    /// Publishes a record, or counts its loss.
+    #[inline]
+    pub(crate) fn put(&mut self, kind: u8, arg: u16, body: &[u64]) -> bool {
+        let owner = self.thread.owner();
+        self.tracer.ring.put(
+            &mut self.thread.cursor,
+            &owner,
+            &self.tracer.clock,
+            self.ticks,
+            (kind, arg),
+            body,
+        )
+    }
+
+    /// Publishes a record that makes the ring worth keeping.
+    #[inline]
+    pub(crate) fn event(&mut self, kind: u8, arg: u16, body: &[u64]) {
+        self.tracer.note_recorded();
+        self.put(kind, arg, body);
+    }
+
+    #[cold]
+    fn flush_reentered(&mut self) {
+        for _ in 0..std::mem::take(&mut self.thread.reentered) {
+            self.tracer.ring.count_reentered();
+        }
+    }
+
+    /// The thread's block. The gate has made sure that there is one.
+    pub(crate) fn block(&mut self) -> Option<&mut Block> {
+        // SAFETY: the block is this thread's until its end, and being inside
+        // keeps everybody else away from it.
+        unsafe { self.thread.block.as_mut() }
+    }
+
+    /// The stack from `caller` on; behind `entry`, where a callback's entry is
+    /// the innermost frame. `from_c`: the event comes from the C side.
+    pub(crate) fn stack(&mut self, caller: &Regs, entry: Option<u64>, from_c: bool) -> StackRef {
+        stack::take(self, caller, entry, from_c)
+    }
+
+    /// Closes callbacks that were left without returning: those whose frames
+    /// lie below `sp` on the same stack.
+    #[inline]
+    pub(crate) fn repair(&mut self, sp: u64) {
+        if self.thread.depth > 0 {
+            self.close_abandoned(sp);
+        }
+    }
+
+    fn close_abandoned(&mut self, sp: u64) {
+        while self.thread.depth > 0 {
+            let top = self.thread.depth as usize - 1;
+            let Some(shadow) = self.block().and_then(|block| block.shadow.get(top).copied()) else {
+                // Deeper than what is told apart: it is closed by its own exit.
+                return;
+            };
+            if shadow.frame >= sp || !self.same_stack(shadow.frame, sp) {
+                return;
+            }
+            self.thread.depth -= 1;
+            self.event(kind::CALLBACK_EXIT, shadow.hook as u16, &[1]);
+        }
+    }
+
+    /// Whether an abandoned frame and the current stack pointer can be
+    /// compared. A frame on another stack is gone where we are back on the
+    /// thread's own; a coroutine's may only be suspended, so what is not the
+    /// thread's own is left alone unless it is near.
+    fn same_stack(&self, frame: u64, sp: u64) -> bool {
+        const NEAR: u64 = 1 << 20;
+        let own = self.thread.stack_lo..self.thread.stack_hi;
+        match (own.contains(&frame), own.contains(&sp)) {
+            (true, true) => true,
+            (false, false) => sp - frame < NEAR,
+            _ => false,
+        }
+    }
+}

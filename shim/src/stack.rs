@@ -1,0 +1,118 @@
+//! Taking a stack: which memory it lies in, which unwinder takes it, and its
+//! reference in the ring.
+#![allow(unsafe_code)]
+
+use crate::block::Block;
+use crate::modules;
+use crate::recording::Recording;
+use traceshim_ring::env::UnwinderChoice;
+use traceshim_ring::record::StackRef;
+use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};
+use traceshim_unwind::{Capturer, ModuleSet, Outcome, Policy, Regs, StackArray, StackBounds, StackMemory};
+
+/// See [`Recording::stack`].
+pub(crate) fn take(
+    recording: &mut Recording<'_>,
+    caller: &Regs,
+    entry: Option<u64>,
+    from_c: bool,
+) -> StackRef {
+    let (tracer, uid) = (recording.tracer, recording.thread.uid);
+    let ring = &tracer.ring;
+    let depth = tracer.config.stack_depth as usize;
+    if depth == 0 {
+        return StackRef::new(ring.stack_root(StackStatus::Off), Unwinder::Table);
+    }
+    let policy = match tracer.config.unwinder {
+        UnwinderChoice::Table => Policy::Table,
+        UnwinderChoice::FramePointer => Policy::FramePointer,
+        UnwinderChoice::Auto => Policy::Auto { c_on_stack: from_c || recording.thread.c_on_stack() },
+    };
+    let own = (recording.thread.stack_lo, recording.thread.stack_hi);
+    let none = StackRef::new(ring.stack_root(StackStatus::NoMemory), Unwinder::Table);
+    let Some(block) = recording.block() else { return none };
+    let Block { frames, copy, capturer, .. } = block;
+    let mut at = 0;
+    if let (Some(entry), Some(first)) = (entry, frames.first_mut()) {
+        *first = entry | FRAME_EXACT;
+        at = 1;
+    }
+    let Some(out) = frames.get_mut(at..depth.max(at)) else { return none };
+    let walk = |set: &ModuleSet| walk(set, capturer, copy, own, caller, policy, out);
+    let Some(outcome) = modules::with_set(uid, walk) else { return none };
+    let taken = frames.get(..at + outcome.len).unwrap_or_default();
+    StackRef::new(ring.stack(taken, outcome.status), outcome.unwinder)
+}
+
+fn walk(
+    set: &ModuleSet,
+    capturer: &mut Capturer,
+    copy: &mut [u64],
+    own: (u64, u64),
+    caller: &Regs,
+    policy: Policy,
+    out: &mut [u64],
+) -> Outcome {
+    let sp = caller.sp & !7;
+    let on_own = sp >= own.0 && sp < own.1;
+    // SAFETY: between the stack pointer and the top of the thread's own stack
+    // every page is mapped.
+    let whole = unsafe { StackBounds::new(if on_own { sp } else { own.0 }, own.1) };
+    if on_own {
+        return run(set, capturer, &whole, caller, policy, out);
+    }
+    if let Some(top) = alternate_stack_top(sp) {
+        // SAFETY: the system runs a handler on this stack right now.
+        let alternate = unsafe { StackBounds::new(sp, top) };
+        return run(set, capturer, &[alternate, whole], caller, policy, out);
+    }
+    // A stack of unknown bounds, such as a coroutine's: the system copies as
+    // much as there is, and nothing else is touched.
+    let copied = copy_from_own_memory(sp, copy);
+    let words = copy.get(..copied).unwrap_or_default();
+    run(set, capturer, &StackArray { base: sp, words }, caller, policy, out)
+}
+
+fn run<M: StackMemory>(
+    set: &ModuleSet,
+    capturer: &mut Capturer,
+    memory: &M,
+    caller: &Regs,
+    policy: Policy,
+    out: &mut [u64],
+) -> Outcome {
+    capturer.capture(set, memory, caller, false, policy, out)
+}
+
+/// The end of the alternate signal stack, where `sp` is on it.
+fn alternate_stack_top(sp: u64) -> Option<u64> {
+    let _errno = crate::errno::KeepErrno::new();
+    let mut stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    // SAFETY: only asks; `stack` is a valid place for the answer.
+    let asked = unsafe { libc::sigaltstack(std::ptr::null(), &raw mut stack) };
+    let start = stack.ss_sp as u64;
+    let end = start.checked_add(stack.ss_size as u64)?;
+    (asked == 0 && stack.ss_flags & libc::SS_DISABLE == 0 && (start..end).contains(&sp)).then_some(end)
+}
+
+/// Copies words from `from` on, as far as they are mapped.
+fn copy_from_own_memory(from: u64, to: &mut [u64]) -> usize {
+    let _errno = crate::errno::KeepErrno::new();
+    let bytes = size_of_val(to);
+    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
+    // Page by page: the copy stops at the first piece that isn't mapped.
+    let mut remote = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 8];
+    let (mut at, mut left, mut pieces) = (from, bytes, 0);
+    for piece in &mut remote {
+        let len = (4096 - at as usize % 4096).min(left);
+        *piece = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: len };
+        (at, left, pieces) = (at.wrapping_add(len as u64), left - len, pieces + usize::from(len > 0));
+    }
+    // SAFETY: always succeeds.
+    let pid = unsafe { libc::getpid() };
+    // SAFETY: the local buffer is ours for its length; the other side is
+    // checked by the kernel.
+    let copied =
+        unsafe { libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), pieces as u64, 0) };
+    usize::try_from(copied).unwrap_or(0) / 8
+}

@@ -1,0 +1,67 @@
+//! What the shim knows of a thread: a few words in static TLS.
+
+use crate::block::Block;
+use traceshim_ring::record::Origin;
+use traceshim_ring::ring::{Cursor, Owner};
+
+/// A thread's state. All zero is valid: a thread that was never seen.
+#[repr(C)]
+pub(crate) struct ThreadState {
+    /// The stack pointer of whoever is inside the tracer, else 0. Set and
+    /// cleared by the gate only.
+    pub(crate) inside: u64,
+    /// The thread's block; null before its first event and after its end.
+    pub(crate) block: *mut Block,
+    /// The thread's own stack, as far as known; empty before it is.
+    pub(crate) stack_lo: u64,
+    pub(crate) stack_hi: u64,
+    /// Events refused since the last one that was recorded.
+    pub(crate) reentered: u64,
+    /// Where the thread writes.
+    pub(crate) cursor: Cursor,
+    /// Which process the rest belongs to: see [`crate::tracer::Tracer::epoch`].
+    pub(crate) epoch: u32,
+    pub(crate) uid: u32,
+    pub(crate) tid: u32,
+    /// Code of an [`Origin`].
+    pub(crate) origin: u8,
+    /// How far the thread's end has come: see [`crate::hooks::threads`].
+    pub(crate) end_rounds: u8,
+    /// Whether its start routine returned.
+    pub(crate) returned: bool,
+    pub(crate) ended: bool,
+    pub(crate) creator: u32,
+    /// Its start routine, 0 where that is not known.
+    pub(crate) start_routine: u64,
+    pub(crate) name: u32,
+    /// Callbacks in progress.
+    pub(crate) depth: u32,
+    /// Tasks begun by this thread.
+    pub(crate) tasks: u32,
+}
+
+// The space comes out of every thread's stack or static TLS.
+const _: () = assert!(size_of::<ThreadState>() <= 192);
+
+impl ThreadState {
+    pub(crate) fn origin(&self) -> Origin {
+        Origin::from_code(u16::from(self.origin))
+    }
+
+    /// Whether there may be C code on the stack: the thread was born in C or
+    /// nobody knows where, or a callback is in progress.
+    pub(crate) fn c_on_stack(&self) -> bool {
+        self.depth > 0 || matches!(self.origin(), Origin::C | Origin::Unknown)
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        Owner {
+            uid: self.uid,
+            tid: self.tid,
+            origin: self.origin(),
+            creator: self.creator,
+            name: self.name,
+            depth: self.depth.min(u32::from(u16::MAX)) as u16,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The tracer of this process: made once, at the first use, and made anew in a
+//! forked child.
+#![allow(unsafe_code)]
+
+use crate::clock::{TickClock, nanoseconds};
+use crate::errno::KeepErrno;
+use crate::recording::inside;
+use crate::state::ThreadState;
+use crate::{arch, callbacks, hooks, modules, real, say};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use traceshim_ring::env::{Config, Overflow};
+use traceshim_ring::layout::header;
+use traceshim_ring::mapping::{NewRing, RingMap};
+use traceshim_ring::ring::{Clock, Ring};
+use traceshim_ring::session::default_dir;
+
+/// What a process's tracing stands on. Never freed: threads may use it for as
+/// long as the process lives.
+#[derive(Debug)]
+pub(crate) struct Tracer {
+    pub(crate) ring: Ring<'static>,
+    pub(crate) config: &'static Config,
+    pub(crate) clock: TickClock,
+    /// Tells this tracer from that of the process we were forked from: what a
+    /// thread's state says of an earlier epoch is void.
+    pub(crate) epoch: u32,
+    pub(crate) pid: u32,
+    map: RingMap,
+    /// Whether anything was recorded beyond the fact that the process ran.
+    recorded: AtomicBool,
+    ended: AtomicBool,
+}
+
+static CURRENT: AtomicPtr<Tracer> = AtomicPtr::new(null_mut());
+static CONFIG: AtomicPtr<Config> = AtomicPtr::new(null_mut());
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+/// A page that the kernel wipes in a forked child, however it was forked: 1 in
+/// the process that made it.
+static ALIVE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
+
+const NEW: u32 = 0;
+const STARTING: u32 = 1;
+const DONE: u32 = 2;
+static STARTED: AtomicU32 = AtomicU32::new(NEW);
+
+/// The tracer, where this process is traced.
+#[inline(always)]
+pub(crate) fn current() -> Option<&'static Tracer> {
+    // SAFETY: tracers are never freed.
+    unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+}
+
+/// Whether this process was forked from the one that the tracer was made in.
+#[inline(always)]
+pub(crate) fn forked() -> bool {
+    // SAFETY: the page is never unmapped.
+    unsafe { ALIVE.load(Ordering::Acquire).as_ref() }.is_some_and(|alive| alive.load(Ordering::Relaxed) == 0)
+}
+
+/// Stops tracing for good.
+pub(crate) fn disable(why: std::fmt::Arguments<'_>) {
+    if !CURRENT.swap(null_mut(), Ordering::AcqRel).is_null() {
+        say::error(format_args!("{why}; tracing stops, the program goes on"));
+    }
+}
+
+/// Starts the tracer, once. Called by our constructor and by every entry that
+/// may run before it.
+pub(crate) fn initialise() {
+    if STARTED.load(Ordering::Acquire) != NEW
+        || STARTED.compare_exchange(NEW, STARTING, Ordering::AcqRel, Ordering::Acquire).is_err()
+    {
+        return;
+    }
+    let _errno = KeepErrno::new();
+    real::resolve_all();
+    std::panic::set_hook(Box::new(|info| {
+        say::error(format_args!("internal error: {info}"));
+    }));
+    arch::on_this_thread(start, 0);
+    STARTED.store(DONE, Ordering::Release);
+}
+
+/// Runs inside, so that nothing that happens here is traced.
+unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadState) {
+    let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        arch::prepare_vector_state();
+        let config = match Config::read(|name| std::env::var_os(name)) {
+            Ok(config) => config,
+            Err(error) => {
+                if let Ok(Some(level)) = std::env::var_os("TRACESHIM_LOG").map(|v| level(&v)).transpose() {
+                    say::set_level(level);
+                }
+                return Err(format!("{error}; the program runs untraced"));
+            }
+        };
+        say::set_level(config.log);
+        // SAFETY: asks the kernel's table for a number.
+        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+            return Err("the program runs with raised privileges; it runs untraced".to_owned());
+        }
+        let config: &'static Config = Box::leak(Box::new(config));
+        CONFIG.store(std::ptr::from_ref(config).cast_mut(), Ordering::Release);
+        let tracer = make(config)
+            .map_err(|(path, error)| format!("{}: {error}; the program runs untraced", path.display()))?;
+        hooks::process::install();
+        make_alive_page();
+        CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
+        // SAFETY: called by the gate.
+        unsafe { inside(thread, |recording| callbacks::refresh(tracer, Some(recording))) };
+        tracer.sync(1);
+        say::info(format_args!("recording to {}", tracer.map.path().display()));
+        Ok(())
+    }));
+    match started {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => say::error(format_args!("{why}")),
+        Err(_) => disable(format_args!("the start failed")),
+    }
+}
+
+fn level(value: &std::ffi::OsStr) -> Result<traceshim_ring::env::LogLevel, ()> {
+    let read = Config::read(|name| (name == "TRACESHIM_LOG").then(|| OsString::from(value)));
+    read.map(|config| config.log).map_err(|_| ())
+}
+
+/// Makes the ring, and the tracer around it.
+fn make(config: &'static Config) -> Result<&'static Tracer, (PathBuf, std::io::Error)> {
+    let dir = session_dir(config)?;
+    let clock = TickClock::choose();
+    let exe = std::env::current_exe().unwrap_or_default();
+    let name = exe.file_name().unwrap_or_else(|| "unknown".as_ref());
+    let new = NewRing {
+        bytes: config.ring_bytes,
+        overwrite: config.overflow == Overflow::Overwrite,
+        tsc: clock == TickClock::Tsc,
+        pid: std::process::id(),
+        ppid: std::os::unix::process::parent_id(),
+        uuid: random(),
+        start_mono_ns: nanoseconds(libc::CLOCK_MONOTONIC),
+        start_real_ns: nanoseconds(libc::CLOCK_REALTIME),
+        stack_depth: config.stack_depth,
+    };
+    let map = RingMap::create(&dir, name.as_bytes(), &new).map_err(|error| (dir.clone(), error))?;
+    let ring = map.ring_static().ok_or_else(|| (dir, std::io::ErrorKind::InvalidData.into()))?;
+    let epoch = EPOCH.fetch_add(1, Ordering::AcqRel) + 1;
+    let tracer = Box::leak(Box::new(Tracer {
+        ring,
+        config,
+        clock,
+        epoch,
+        pid: new.pid,
+        map,
+        recorded: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+    }));
+    tracer.sync(0);
+    let exe = ring.string(exe.as_os_str().as_bytes());
+    tracer.set(header::EXE, u64::from(exe));
+    Ok(tracer)
+}
+
+fn random() -> [u64; 2] {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the buffer is valid for its length. What is not filled in stays
+    // zero, and the time and the process id tell rings apart all the same.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
+    let value = u128::from_le_bytes(bytes);
+    [value as u64, (value >> 64) as u64]
+}
+
+/// The session directory, made where it isn't there yet.
+fn session_dir(config: &Config) -> Result<PathBuf, (PathBuf, std::io::Error)> {
+    // SAFETY: always succeeds.
+    let uid = unsafe { libc::geteuid() };
+    let make = |dir: &Path| match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
+    if let Some(dir) = &config.dir {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| (dir.clone(), error))?;
+        return Ok(dir.clone());
+    }
+    let dir = default_dir(std::env::var_os("XDG_RUNTIME_DIR"), uid);
+    make(&dir).map_err(|error| (dir.clone(), error))?;
+    // Anybody can make a directory of this name, or a link to one, in /tmp.
+    let meta = std::fs::symlink_metadata(&dir).map_err(|error| (dir.clone(), error))?;
+    if !meta.is_dir() || meta.uid() != uid || meta.mode() & 0o022 != 0 {
+        let why = "is not a directory that belongs to this user alone";
+        return Err((dir, std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)));
+    }
+    Ok(dir)
+}
+
+/// Maps the page that tells a forked child from its parent.
+fn make_alive_page() {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: asks for a fresh page.
+    let page = unsafe { libc::mmap(null_mut(), 4096, access, kind, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return;
+    }
+    // SAFETY: the page was just mapped.
+    unsafe { libc::madvise(page, 4096, libc::MADV_WIPEONFORK) };
+    let alive: *mut AtomicU64 = page.cast();
+    // SAFETY: the page is mapped, aligned, and zero, which is a valid value.
+    unsafe { &*alive }.store(1, Ordering::Relaxed);
+    ALIVE.store(alive, Ordering::Release);
+}
+
+/// In a forked child, at its first event: a tracer of its own, or none. Runs
+/// inside, in the child's only thread.
+#[cold]
+pub(crate) fn after_fork() -> Option<&'static Tracer> {
+    let _errno = KeepErrno::new();
+    let parent = CURRENT.swap(null_mut(), Ordering::AcqRel);
+    // SAFETY: the page is never unmapped.
+    if let Some(alive) = unsafe { ALIVE.load(Ordering::Acquire).as_ref() } {
+        alive.store(1, Ordering::Relaxed);
+    }
+    // SAFETY: tracers are never freed. The parent's ring is not mapped here;
+    // only its configuration is looked at.
+    let parent = unsafe { parent.as_ref() }?;
+    if !parent.config.follow {
+        return None;
+    }
+    // SAFETY: this is the child's only thread.
+    unsafe { modules::unlock_after_fork() };
+    crate::alloc::PAGES.unlock();
+    modules::forget_readers();
+    match make(parent.config) {
+        Ok(tracer) => {
+            CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
+            callbacks::describe_all(tracer);
+            Some(tracer)
+        }
+        Err((path, error)) => {
+            say::error(format_args!("{}: {error}; the forked child runs untraced", path.display()));
+            None
+        }
+    }
+}
+
+impl Tracer {
+    fn set(&self, at: usize, value: u64) {
+        self.ring.set_header(at, value);
+    }
+
+    /// Writes pair number `n` of ticks and nanoseconds.
+    fn sync(&self, n: usize) {
+        let (ticks, ns) = self.clock.sync();
+        self.set(header::SYNCS + 2 * n, ticks);
+        self.set(header::SYNCS + 2 * n + 1, ns);
+    }
+
+    /// Notes that there is something to keep.
+    #[inline]
+    pub(crate) fn note_recorded(&self) {
+        if !self.recorded.load(Ordering::Relaxed) {
+            self.recorded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The clean end of the process: the ring is cut to what it holds, or
+    /// removed where it holds nothing. Threads may still run.
+    pub(crate) fn finish(&self) {
+        let is_ours = !forked() && self.pid == std::process::id();
+        if !is_ours || self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let _errno = KeepErrno::new();
+        self.sync(2);
+        self.set(header::END_TICKS, self.clock.now());
+        self.set(header::ENDED, 1);
+        if let Err(error) = self.map.trim(self.recorded.load(Ordering::Relaxed)) {
+            say::info(format_args!("{}: {error}", self.map.path().display()));
+        }
+    }
+}
