@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs what building and testing need and isn't there yet: Debian's
+# packages, as root or through sudo. Says what is missing where it can't.
+
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# The command that shows that a package is there, and the package.
+required=(
+    gcc:gcc g++:g++ ld:binutils git:git python3:python3
+)
+for_tests=(
+    clang:clang ld.lld:lld gdb:gdb strace:strace shellcheck:shellcheck
+    xz:xz-utils zstd:zstd redis-server:redis-server redis-benchmark:redis-tools
+)
+
+packages_missing() {
+    local pair
+    for pair in "$@"; do
+        have "${pair%%:*}" || echo "${pair#*:}"
+    done
+}
+
+as_root() {
+    if [[ $(id -u) == 0 ]]; then
+        "$@"
+    else
+        sudo -n "$@"
+    fi
+}
+
+install() {
+    # RUNLEVEL=1 keeps packages from starting their services where Debian's
+    # invoke-rc.d decides.
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+mapfile -t missing < <(packages_missing "${required[@]}" "${for_tests[@]}")
+if ((${#missing[@]} > 0)); then
+    if ! have apt-get; then
+        echo "setup.sh: no apt-get here; missing, by their Debian names: ${missing[*]}" >&2
+    elif [[ $(id -u) != 0 ]] && ! { have sudo && sudo -n true 2>/dev/null; }; then
+        echo "setup.sh: needs root to install: apt-get install ${missing[*]}" >&2
+    else
+        echo "installing ${missing[*]}"
+        as_root apt-get update -qq >/dev/null || true
+        install "${missing[@]}" || echo "setup.sh: apt-get failed" >&2
+    fi
+fi
+
+have cargo || die "no cargo: install Rust from https://rustup.rs"
+mapfile -t missing < <(packages_missing "${required[@]}")
+((${#missing[@]} == 0)) || die "can't build without: ${missing[*]}"
+mapfile -t missing < <(packages_missing "${for_tests[@]}")
+if ((${#missing[@]} > 0)); then
+    skip "tests that use ${missing[*]}" "not installed"
+fi
