@@ -20,7 +20,14 @@ use args::ShowArgs;
 /// Shows what programs did under libtraceshim.so: threads and who made them,
 /// calls from C into the host, and the stack of each.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "collector",
+    version,
+    about,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Examples:
   collector record -- ./app --its-own-options
   collector dump traceshim.trace

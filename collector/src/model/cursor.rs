@@ -52,9 +52,11 @@ impl<'p> Cursor<'p> {
     }
 
     fn own(&mut self, nth: u32, depth: u16, ticks: u64) {
-        let gap = self.last_nth.is_none_or(|last| last.wrapping_add(1) != nth);
+        // Without a gap nothing is to be learnt: every entry was seen.
+        if self.last_nth.is_none_or(|last| last.wrapping_add(1) != nth) {
+            self.callbacks.resume(depth);
+        }
         self.last_nth = Some(nth);
-        self.callbacks.resume(depth, gap);
         self.set_ticks(ticks);
     }
 
