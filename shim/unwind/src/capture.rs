@@ -3,9 +3,11 @@
 
 use crate::learn::Learned;
 use crate::machine::{Machine, Regs};
-use crate::memory::StackMemory;
+use crate::memo::{Memo, Question};
+use crate::memory::{StackBounds, StackMemory};
 use crate::module::ModuleSet;
 use crate::rule::Rule;
+use crate::trace::Trace;
 use crate::walk::{self, Frames};
 use std::ptr::NonNull;
 use traceshim_ring::stack::{StackStatus, Unwinder};
@@ -43,8 +45,20 @@ pub struct Outcome {
 /// on anyone's stack.
 pub struct Capturer {
     learned: Learned,
+    trace: Trace,
+    memo: Memo,
+    /// The capture that `remember` is about.
+    last: Last,
     /// First visits a capture may make, less the default; so that zero is the default.
     visit_limit_offset: i32,
+}
+
+/// The last capture, while it may be remembered.
+struct Last {
+    regs: Regs,
+    question: Question,
+    caller: u64,
+    may_be_remembered: bool,
 }
 
 /// First visits in one capture: no stack within the default depth is cut short.
@@ -104,7 +118,9 @@ impl Capturer {
     ) -> Outcome {
         self.learned.follow(set);
         self.learned.visits_left = VISITS.wrapping_add_signed(self.visit_limit_offset);
+        self.trace.start(regs.sp);
         let mut m = Machine::new(regs, ip_is_exact, false);
+        let room = out.len();
         let mut frames = Frames { out, len: 0 };
         let unwinder = match policy {
             Policy::FramePointer => Unwinder::FramePointer,
@@ -117,14 +133,63 @@ impl Capturer {
             Err(status) => status,
             Ok(()) if mem.read(m.sp & !7).is_none() => StackStatus::UnknownStack,
             Ok(()) if policy == Policy::FramePointer => {
-                walk::by_forced_frame_pointers(set, mem, &mut m, &mut frames)
+                walk::by_forced_frame_pointers(set, mem, &mut m, &mut self.trace, &mut frames)
             }
             Ok(()) => self.walk(set, mem, &mut m, &mut frames, unwinder),
         };
         if status == StackStatus::UnknownRegister && policy != Policy::FramePointer {
             status = self.walk_all_registers(set, mem, regs, ip_is_exact, &mut frames);
         }
-        Outcome { len: frames.len, status, unwinder }
+        let outcome = Outcome { len: frames.len, status, unwinder };
+        let question = question(set.generation(), policy, ip_is_exact, room);
+        self.last = Last {
+            regs: *regs,
+            question: question.unwrap_or_default(),
+            caller: self.caller(mem, regs, ip_is_exact),
+            may_be_remembered: question.is_some() && is_final(status) && self.trace.is_complete(),
+        };
+        outcome
+    }
+
+    /// Gives the last capture's stack a number, by which [`lookup`](Self::lookup)
+    /// knows it from now on. Nothing is remembered of a capture that can't be
+    /// told by the stack alone (one that left the stack's bounds, say).
+    pub fn remember(&mut self, id: u32) {
+        let last = &self.last;
+        if last.may_be_remembered {
+            self.memo.remember(last.question, &last.regs, last.caller, &self.trace, id);
+            self.last.may_be_remembered = false;
+        }
+    }
+
+    /// The number of the stack that a capture with these arguments would take,
+    /// where it was remembered and everything that it depends on is unchanged;
+    /// `room` is the capture's `out.len()`. Exact: the capture would write the
+    /// same frames with the same outcome as when it was remembered.
+    ///
+    /// A stack that spans more than half a megabyte is never remembered.
+    #[inline]
+    pub fn lookup(
+        &self,
+        generation: u64,
+        stack: &StackBounds,
+        regs: &Regs,
+        ip_is_exact: bool,
+        policy: Policy,
+        room: usize,
+    ) -> Option<u32> {
+        let question = question(generation, policy, ip_is_exact, room)?;
+        let caller = self.caller(stack, regs, ip_is_exact);
+        self.memo.lookup(question, stack, regs, caller)
+    }
+
+    /// The start's return address, where a learned rule tells its place at
+    /// once. Only the memo's hash depends on it.
+    #[inline(always)]
+    fn caller<M: StackMemory>(&self, mem: &M, regs: &Regs, ip_is_exact: bool) -> u64 {
+        let address = if ip_is_exact { regs.ip } else { regs.ip.wrapping_sub(1) };
+        let slot = self.learned.rules.get(address).and_then(|r| r.return_slot(regs.sp, regs.bp));
+        slot.and_then(|slot| mem.read(slot)).unwrap_or(0)
     }
 
     /// Whether the innermost frame's own row is that of a kept frame pointer.
@@ -150,11 +215,11 @@ impl Capturer {
         unwinder: Unwinder,
     ) -> StackStatus {
         if unwinder == Unwinder::FramePointer
-            && let Err(status) = walk::by_kept_frame_pointers(set, mem, m, frames)
+            && let Err(status) = walk::by_kept_frame_pointers(set, mem, m, &mut self.trace, frames)
         {
             return status;
         }
-        walk::by_rules::<false, M>(&mut self.learned, set, mem, m, frames)
+        walk::by_rules::<false, M>(&mut self.learned, set, mem, m, &mut self.trace, frames)
     }
 
     /// The walk that a function with its CFA on rbx or r12 to r15 needs (such
@@ -169,11 +234,40 @@ impl Capturer {
         ip_is_exact: bool,
         frames: &mut Frames<'_>,
     ) -> StackStatus {
+        // The memo knows rbp alone.
+        self.trace.give_up();
         let mut m = Machine::new(regs, ip_is_exact, true);
         frames.len = 0;
         match frames.push(set, &m) {
             Err(status) => status,
-            Ok(()) => walk::by_rules::<true, M>(&mut self.learned, set, mem, &mut m, frames),
+            Ok(()) => {
+                let (learned, trace) = (&mut self.learned, &mut self.trace);
+                walk::by_rules::<true, M>(learned, set, mem, &mut m, trace, frames)
+            }
         }
     }
+}
+
+/// What a remembered walk was asked for; `None` where walks aren't remembered.
+#[inline(always)]
+fn question(generation: u64, policy: Policy, ip_is_exact: bool, room: usize) -> Option<Question> {
+    let policy = match policy {
+        Policy::Table | Policy::Auto { c_on_stack: true } => 0,
+        Policy::Auto { c_on_stack: false } => 1,
+        Policy::FramePointer => return None,
+    };
+    let kind = u64::try_from(room).ok()?.checked_mul(4)? | policy << 1 | u64::from(ip_is_exact);
+    Some(Question { generation, kind })
+}
+
+/// Whether the same stack would end so again.
+fn is_final(status: StackStatus) -> bool {
+    matches!(
+        status,
+        StackStatus::Complete
+            | StackStatus::DepthLimit
+            | StackStatus::NoModule
+            | StackStatus::NoUnwindInfo
+            | StackStatus::BadUnwindInfo
+    )
 }

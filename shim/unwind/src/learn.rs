@@ -12,6 +12,7 @@ use crate::module::ModuleSet;
 use crate::rule::{Kind, Rule};
 use crate::rules::Rules;
 use crate::stepper::Verdict;
+use crate::trace::{Listener, Trace, Traced};
 use traceshim_ring::stack::StackStatus;
 
 /// What a thread has learned, and gimli's working memory. Valid when zeroed.
@@ -76,7 +77,7 @@ impl Learned {
         let rule = self.classify(set, address);
         if rule.kind() == Kind::Cfa {
             let mut after = *m;
-            rule.step::<ALL, _>(&mut after, &mem)?;
+            rule.step::<ALL, _>(&mut after, &mem, &mut ())?;
             // framehop follows rsp and rbp only, and can't lose a register.
             if rule.is_from_sp_or_bp() {
                 if after.saved(BP).is_none() {
@@ -93,7 +94,8 @@ impl Learned {
         Ok(rule)
     }
 
-    /// Takes the step by evaluating the row.
+    /// Takes the step by evaluating the row. Which reads matter for what isn't
+    /// found out: all do, and rbp does.
     #[cold]
     #[inline(never)]
     pub(crate) fn evaluate(
@@ -101,10 +103,13 @@ impl Learned {
         set: &ModuleSet,
         m: &mut Machine,
         mem: &dyn StackMemory,
+        trace: &mut Trace,
     ) -> Result<(), StackStatus> {
         let address = m.lookup_address();
         let module = set.find(address).ok_or(StackStatus::NoModule)?;
         let found = cfi::find(&mut self.context, module, address)?;
-        found.step(m, mem)
+        trace.use_bp();
+        trace.derive_bp();
+        found.step(m, &Traced::new(mem, trace))
     }
 }

@@ -15,22 +15,32 @@
 //! 4. An address that was met before follows its rule (`walk`), or the chain of
 //!    frame pointers where all the code is known to keep it (`frame_pointers`).
 //! 5. [`Outcome`] says how long the stack is and why it ends there.
+//! 6. What the walk depended on (`trace`) is kept under a number of the caller's
+//!    ([`Capturer::remember`]), so that the same stack is known without a walk
+//!    ([`Capturer::lookup`], `memo`, `compare`).
 //!
 //! `StackStatus::Complete` is claimed only where the call frame information
 //! says that the return address is undefined.
 
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("traceshim unwinds x86-64 only");
+
 mod capture;
 mod cfi;
+mod compare;
 mod expr;
 mod frame_pointers;
+mod halves;
 mod learn;
 mod machine;
+mod memo;
 mod memory;
 mod module;
 mod rule;
 mod rules;
 mod sections;
 mod stepper;
+mod trace;
 mod walk;
 
 pub use capture::{Capturer, Outcome, Policy};

@@ -13,6 +13,7 @@
 
 use crate::machine::{BP, Machine, SAVED, saved_index};
 use crate::memory::StackMemory;
+use crate::trace::Listener;
 use gimli::{CfaRule, RegisterRule, UnwindContextStorage, UnwindTableRow, X86_64};
 use traceshim_ring::stack::StackStatus;
 
@@ -159,28 +160,53 @@ impl Rule {
         (self.0 << 24) as i64 >> 52
     }
 
+    /// Where the return address is, for a `Cfa` rule on rsp or rbp.
+    #[inline(always)]
+    pub(crate) fn return_slot(self, sp: u64, bp: u64) -> Option<u64> {
+        if self.kind() != Kind::Cfa {
+            return None;
+        }
+        let base = match self.base() {
+            0 => sp,
+            1 => bp,
+            _ => return None,
+        };
+        let words = (self.cfa_words() as u64).wrapping_sub(1);
+        Some(base.wrapping_add(words.wrapping_mul(8)))
+    }
+
     /// Takes the step of a `Cfa` rule. `ALL`: rbx and r12 to r15 are followed too.
-    /// On an error `m` is as it was.
     #[inline(always)]
     pub(crate) fn step<const ALL: bool, M: StackMemory>(
         self,
         m: &mut Machine,
         mem: &M,
+        listener: &mut impl Listener,
     ) -> Result<(), StackStatus> {
         let base = match self.base() {
             0 => m.sp,
-            b => m.saved(b.wrapping_sub(1) as usize).ok_or(StackStatus::UnknownRegister)?,
+            b => {
+                listener.use_bp();
+                m.saved(b.wrapping_sub(1) as usize).ok_or(StackStatus::UnknownRegister)?
+            }
         };
         let cfa = base.wrapping_add((self.cfa_words() as u64).wrapping_mul(8));
         if cfa <= m.sp {
             return Err(StackStatus::NotUpwards);
         }
-        let ip = return_address(mem.read(cfa.wrapping_sub(8)))?;
         match self.bp_words() {
             0 => {}
-            BP_LOST => m.set_saved(BP, None),
-            w => m.set_saved(BP, mem.read(cfa.wrapping_add((w as u64).wrapping_mul(8)))),
+            BP_LOST => {
+                listener.derive_bp();
+                m.set_saved(BP, None);
+            }
+            w => {
+                let slot = cfa.wrapping_add((w as u64).wrapping_mul(8));
+                m.set_saved(BP, listener.read_bp(slot, mem.read(slot)));
+            }
         }
+        let slot = cfa.wrapping_sub(8);
+        let ip = return_address(listener.read(slot, mem.read(slot)))?;
         if ALL {
             for i in 1..SAVED {
                 match self.0.wrapping_shr(36u32.wrapping_add(4 * i as u32)) & 15 {

@@ -5,6 +5,7 @@ use crate::machine::{BP, Machine};
 use crate::memory::StackMemory;
 use crate::module::ModuleSet;
 use crate::rule::{Kind, return_address};
+use crate::trace::{Listener, Trace};
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus};
 
 /// Where frames go, innermost first.
@@ -39,12 +40,13 @@ pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
     set: &ModuleSet,
     mem: &M,
     m: &mut Machine,
+    trace: &mut Trace,
     frames: &mut Frames<'_>,
 ) -> StackStatus {
     let mut signals = 0u32;
     let mut guessed = false;
     let status = loop {
-        let step = one_step::<ALL, M>(learned, set, mem, m, &mut guessed);
+        let step = one_step::<ALL, M>(learned, set, mem, m, trace, &mut guessed);
         if let Err(status) = step {
             break status;
         }
@@ -71,6 +73,7 @@ fn one_step<const ALL: bool, M: StackMemory>(
     set: &ModuleSet,
     mem: &M,
     m: &mut Machine,
+    trace: &mut Trace,
     guessed: &mut bool,
 ) -> Result<(), StackStatus> {
     let rule = match learned.rules.get(m.lookup_address()) {
@@ -78,12 +81,12 @@ fn one_step<const ALL: bool, M: StackMemory>(
         None => learned.first_visit::<ALL>(set, m, mem)?,
     };
     match rule.kind() {
-        Kind::Cfa if ALL && rule.others_dont_fit() => learned.evaluate(set, m, mem),
-        Kind::Cfa => rule.step::<ALL, M>(m, mem),
+        Kind::Cfa if ALL && rule.others_dont_fit() => learned.evaluate(set, m, mem, trace),
+        Kind::Cfa => rule.step::<ALL, M>(m, mem, trace),
         Kind::End => Err(StackStatus::Complete),
         Kind::Stop(status) => Err(status),
         Kind::Evaluate => {
-            learned.evaluate(set, m, mem)?;
+            learned.evaluate(set, m, mem, trace)?;
             if !ALL {
                 // The registers that aren't followed would be stale after the next step.
                 m.known &= 1 << BP;
@@ -96,20 +99,29 @@ fn one_step<const ALL: bool, M: StackMemory>(
                 return Err(StackStatus::NoUnwindInfo);
             }
             *guessed = true;
-            frame_pointer_step(m, mem).map_err(|_| StackStatus::FramePointersOnly)
+            frame_pointer_step(m, mem, trace).map_err(|_| StackStatus::FramePointersOnly)
         }
     }
 }
 
 /// One step along the chain of frame pointers.
 #[inline(always)]
-pub(crate) fn frame_pointer_step<M: StackMemory>(m: &mut Machine, mem: &M) -> Result<(), StackStatus> {
+pub(crate) fn frame_pointer_step<M: StackMemory>(
+    m: &mut Machine,
+    mem: &M,
+    trace: &mut Trace,
+) -> Result<(), StackStatus> {
+    trace.use_bp();
     let bp = m.saved(BP).ok_or(StackStatus::UnknownRegister)?;
     if bp < m.sp {
         return Err(StackStatus::NotUpwards);
     }
     let caller_bp = mem.read(bp).ok_or(StackStatus::OutOfBounds)?;
-    let ip = return_address(mem.read(bp.wrapping_add(8)))?;
+    let slot = bp.wrapping_add(8);
+    let word = mem.read(slot);
+    let ip = return_address(word)?;
+    trace.read_bp(bp, Some(caller_bp));
+    trace.read(slot, word);
     *m = Machine { ip, sp: bp.wrapping_add(16), exact: false, ..*m };
     m.saved[BP] = caller_bp;
     m.known = 1 << BP;
@@ -123,6 +135,7 @@ pub(crate) fn by_kept_frame_pointers<M: StackMemory>(
     set: &ModuleSet,
     mem: &M,
     m: &mut Machine,
+    trace: &mut Trace,
     frames: &mut Frames<'_>,
 ) -> Result<(), StackStatus> {
     let mut range = (0, 0);
@@ -134,7 +147,7 @@ pub(crate) fn by_kept_frame_pointers<M: StackMemory>(
                 None => return Ok(()),
             }
         }
-        if frame_pointer_step(m, mem).is_err() {
+        if frame_pointer_step(m, mem, trace).is_err() {
             return Ok(());
         }
         frames.push(set, m)?;
@@ -146,10 +159,11 @@ pub(crate) fn by_forced_frame_pointers<M: StackMemory>(
     set: &ModuleSet,
     mem: &M,
     m: &mut Machine,
+    trace: &mut Trace,
     frames: &mut Frames<'_>,
 ) -> StackStatus {
     loop {
-        if frame_pointer_step(m, mem).is_err() {
+        if frame_pointer_step(m, mem, trace).is_err() {
             return StackStatus::FramePointerEnd;
         }
         if let Err(status) = frames.push(set, m) {
