@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# Programs that no one here wrote, without the shim and with it: the output and
+# the exit status must be the same, and the threads whose birth was recorded as
+# many as strace counts.
+#
+#     scripts/real.sh [python|xz|zstd|redis...]      all of them without arguments
+
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+make_scratch
+
+cargo build --quiet --release --workspace
+collector=$target/release/collector
+unset LD_PRELOAD "${!TRACESHIM_@}"
+failed=()
+
+expect() {
+    if [[ $2 == "$3" ]]; then
+        echo "  ok    $1: $2"
+    else
+        echo "  FAIL  $1: $2; expected $3"
+        failed+=("$1")
+    fi
+}
+
+# Threads that were made, by what the kernel was asked: flags of the calls that
+# didn't fail. A call that another thread interrupted stands on two lines, and
+# its flags on the first only.
+thread_clones() {
+    awk '/CLONE_THREAD/ && !/= -1 / { n++ } END { print n + 0 }' "$1"
+}
+
+# count TRACE KIND
+count() {
+    "$collector" dump --format json --kind "$2" "$1" >"$scratch/dump.json"
+    wc -l <"$scratch/dump.json"
+}
+
+# judge NAME: compares what three runs left behind: NAME.plain.{out,status},
+# NAME.traced.{out,status,trace}, NAME.strace.
+judge() {
+    local births clones
+    expect "$1, exit status" "$(cat "$scratch/$1.traced.status")" "$(cat "$scratch/$1.plain.status")"
+    expect "$1, output" "$(sha256sum <"$scratch/$1.traced.out")" "$(sha256sum <"$scratch/$1.plain.out")"
+    clones=$(thread_clones "$scratch/$1.strace")
+    births=$(count "$scratch/$1.trace" thread_birth)
+    expect "$1, births, and thread clones by strace" "$births" "$clones"
+    ((clones > 0)) || { echo "  FAIL  $1: made no threads"; failed+=("$1, threads"); }
+    echo "        callbacks: $(count "$scratch/$1.trace" callback_enter), lost: $(count "$scratch/$1.trace" lost)"
+    "$collector" stats "$scratch/$1.trace" | sed 's/^/        | /' || failed+=("$1, stats")
+}
+
+# Programs that run to their end: compare NAME RECORD_OPTIONS -- COMMAND...
+compare() {
+    local name=$1 options=() status
+    shift
+    while [[ $1 != -- ]]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    title "$name: $*"
+    status=0
+    "$@" >"$scratch/$name.plain.out" </dev/null || status=$?
+    echo "$status" >"$scratch/$name.plain.status"
+    status=0
+    "$collector" record "${options[@]}" -o "$scratch/$name.trace" -- "$@" >"$scratch/$name.traced.out" </dev/null || status=$?
+    echo "$status" >"$scratch/$name.traced.status"
+    strace -f -qq -e trace=clone,clone3 -o "$scratch/$name.strace" "$@" >/dev/null </dev/null || true
+    judge "$name"
+}
+
+check_python() {
+    # Not a wrapper script that finds the interpreter: it would be traced too.
+    local interpreter
+    interpreter=$(python3 -c 'import sys; print(sys.executable)')
+    compare python --callback-arg qsort:4 -- "$interpreter" scripts/real_threads.py
+}
+
+# A few megabytes that compress neither too well nor too badly.
+some_input() {
+    [[ -e $scratch/input ]] || seq 1 700000 >"$scratch/input"
+    echo "$scratch/input"
+}
+
+check_xz() {
+    compare xz -- xz -T2 --block-size=1MiB -1 --stdout "$(some_input)"
+}
+
+check_zstd() {
+    compare zstd -- zstd -q -T2 -3 --stdout "$(some_input)"
+}
+
+# serve RUN COMMAND...: a server under a short load, then a few questions whose
+# answers are the output.
+serve() {
+    local run=$1 socket=$scratch/redis.sock deadline=$((SECONDS + 60)) server status=0
+    shift
+    rm -f "$socket"
+    "$@" --port 0 --unixsocket "$socket" --io-threads 3 --io-threads-do-reads yes --save '' --appendonly no \
+        --dir "$scratch" --logfile "$scratch/redis.log" --enable-debug-command yes </dev/null &
+    server=$!
+    until [[ $(redis-cli -s "$socket" ping 2>/dev/null) == PONG ]]; do
+        kill -0 "$server" 2>/dev/null || { cat "$scratch/redis.log"; die "redis-server ended ($run)"; }
+        ((SECONDS < deadline)) || { kill "$server"; die "redis-server doesn't answer ($run)"; }
+    done
+    redis-benchmark -s "$socket" -q -c 20 -n 4000 -t set,get,incr,lpush,lpop,zadd >"$scratch/redis.$run.load"
+    {
+        redis-cli -s "$socket" flushall
+        redis-cli -s "$socket" eval 'for i = 1, 1000 do redis.call("set", "k" .. i, i * i) end return redis.call("dbsize")' 0
+        redis-cli -s "$socket" mget k1 k500 k1000
+        redis-cli -s "$socket" rpush list c a b
+        redis-cli -s "$socket" sort list alpha
+        redis-cli -s "$socket" debug digest
+    } >"$scratch/redis.$run.out"
+    redis-cli -s "$socket" shutdown nosave || true
+    wait "$server" || status=$?
+    echo "$status" >"$scratch/redis.$run.status"
+}
+
+check_redis() {
+    title "redis: redis-server with 3 I/O threads, under redis-benchmark"
+    serve plain redis-server
+    serve traced "$collector" record -o "$scratch/redis.trace" -- redis-server
+    serve strace strace -f -qq -e trace=clone,clone3 -o "$scratch/redis.strace" redis-server
+    judge redis
+}
+
+# in_turn NAME TOOL...: the check of that name, where its tools are here.
+in_turn() {
+    local tool
+    for tool in strace "${@:2}"; do
+        have "$tool" || { skip "$1" "$tool isn't installed" && return; }
+    done
+    "check_$1"
+}
+
+((${#@} > 0)) || set -- python xz zstd redis
+for name in "$@"; do
+    case $name in
+    python) in_turn python python3 ;;
+    xz | zstd) in_turn "$name" "$name" ;;
+    redis) in_turn redis redis-server redis-cli redis-benchmark ;;
+    *) die "$name: no such program; there are python, xz, zstd, redis" ;;
+    esac
+done
+
+if ((${#failed[@]} > 0)); then
+    printf '\nfailed: %s\n' "${failed[@]}"
+    exit 1
+fi

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# The smoke run: C fixtures under the shim, recorded by the collector, each
+# event and frame checked against what the fixture must yield. Prints what it
+# saw; fails where something expected is missing.
+#
+#     scripts/smoke.sh [FIXTURE...]      all of them without arguments
+
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+make_scratch
+
+title "building"
+cargo build --quiet --release --workspace
+collector=$target/release/collector
+fixtures=$target/release/c-fixtures
+for built in "$collector" "$fixtures" "$target/release/libtraceshim.so"; do
+    [[ -e $built ]] || die "$built: cargo built none"
+done
+unset LD_PRELOAD "${!TRACESHIM_@}"
+
+failed=()
+expectations=0
+
+# report NAME COMMAND...: an expectation that is a command's success.
+report() {
+    expectations=$((expectations + 1))
+    if "${@:2}"; then
+        echo "  ok    $1"
+    else
+        echo "  FAIL  $1"
+        failed+=("$1")
+    fi
+}
+
+# trace_of FIXTURE FLAGSET UNWINDER: where `record` puts the trace.
+trace_of() {
+    echo "$scratch/$1.$2.$3.trace"
+}
+
+# record FIXTURE FLAGSET UNWINDER: runs it with the shim and without.
+record() {
+    local program trace status plain_status
+    program=$("$fixtures" path "$1" "$2")
+    trace=$(trace_of "$1" "$2" "$3")
+    plain_status=0 status=0
+    "$program" >"$scratch/plain.out" 2>"$scratch/plain.err" </dev/null || plain_status=$?
+    "$collector" record --unwinder "$3" -o "$trace" -- "$program" \
+        >"$scratch/traced.out" 2>"$scratch/traced.err" </dev/null || status=$?
+    report "$1 $2 $3: same output and exit status ($status) as without the shim" \
+        same_run "$status" "$plain_status"
+    grep -v '^ *$' "$scratch/traced.err" | sed 's/^/        | /' || true
+}
+
+same_run() {
+    [[ $1 == "$2" ]] || { echo "        status $1, and $2 without the shim"; return 1; }
+    # How far spin gets isn't printed; everything else is the same each time.
+    diff -u --label untraced --label traced "$scratch/plain.out" "$scratch/traced.out"
+}
+
+# check FIXTURE FLAGSET UNWINDER: records, and compares with the expectations.
+check() {
+    local dump=$scratch/dump.json
+    title "$1, $2, $3"
+    record "$1" "$2" "$3"
+    if ! "$collector" dump --format json "$(trace_of "$1" "$2" "$3")" >"$dump"; then
+        failed+=("$1 $2 $3: dump")
+        return
+    fi
+    expectations=$((expectations + 1))
+    python3 scripts/smoke_check.py "$1" "$2" "$3" "$dump" || failed+=("$1 $2 $3")
+}
+
+# The founding check: one program, two unwinders, the same stacks.
+founding() {
+    local flags
+    for flags in O0-fp O0-nofp O2-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie; do
+        check founding "$flags" auto
+        check founding "$flags" table
+        report "founding $flags: the stacks under auto and table are the same" \
+            diff_stacks founding "$flags" auto table
+        # Without this failing, the comparison would have no teeth.
+        title "founding, $flags, frame-pointer: the control, which must differ"
+        record founding "$flags" frame-pointer
+        report "founding $flags: forced to follow frame pointers, the stacks differ" \
+            not diff_stacks founding "$flags" auto frame-pointer
+    done
+    title "founding, O2-fp: stats"
+    report "founding O2-fp: stats" "$collector" stats "$(trace_of founding O2-fp auto)"
+}
+
+diff_stacks() {
+    local status=0
+    "$collector" diff --kind log "$(trace_of "$1" "$2" "$3")" "$(trace_of "$1" "$2" "$4")" >"$scratch/diff" || status=$?
+    sed 's/^/        | /' "$scratch/diff"
+    ((status <= 1)) || echo "        diff failed with $status"
+    return "$status"
+}
+
+# Exactly 1: another failure is no difference of stacks.
+not() {
+    local status=0
+    "$@" || status=$?
+    ((status == 1))
+}
+
+# everything_in FIXTURE FLAGSET...
+everything_in() {
+    local flags
+    for flags in "${@:2}"; do
+        check "$1" "$flags" auto
+    done
+}
+
+all=(founding nested storm parallel tables abi cxxhost unwind-ways annotate annotate-cxx forker loader early spin)
+((${#@} > 0)) || set -- "${all[@]}"
+for fixture in "$@"; do
+    case $fixture in
+    founding) founding ;;
+    nested)
+        everything_in nested O2-fp O0-nofp
+        check nested O2-fp table
+        report "nested O2-fp: the stacks under auto and table are the same" diff_stacks nested O2-fp auto table
+        ;;
+    # How a slot looks and is protected, and how arguments get past it, hangs
+    # on every flag.
+    tables | abi) everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie ;;
+    annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
+    *) everything_in "$fixture" O2-fp O0-nofp ;;
+    esac
+done
+
+title "smoke"
+if ((${#failed[@]} > 0)); then
+    printf 'failed: %s\n' "${failed[@]}"
+    exit 1
+fi
+echo "$expectations checks passed"

@@ -1,0 +1,406 @@
+"""Checks a trace of a C fixture against what the fixture must yield.
+
+    smoke_check.py FIXTURE FLAGSET UNWINDER DUMP.json
+
+DUMP.json is the output of `collector dump --format json`. Every expectation has
+a name and is printed with what was found. Exits 1 where one isn't met.
+"""
+
+import collections
+import json
+import sys
+
+LIBC_MODULES = ("libc.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2")
+
+
+def short(stack, frames=12):
+    """A stack on one line, innermost first."""
+    names = [frame.get("symbol") or f'{frame.get("module", "?")}+{frame.get("offset", "?")}' for frame in stack]
+    more = f" and {len(names) - frames} more" if len(names) > frames else ""
+    return " < ".join(names[:frames]) + more
+
+
+def bare(symbol):
+    """A C++ name without its parameters; a C name as it is."""
+    return (symbol or "?").replace("(anonymous namespace)::", "").split("(")[0].split("+0x")[0]
+
+
+class Check:
+    """A dump, the expectations met so far, and those that weren't."""
+
+    def __init__(self, fixture, flags, unwinder, events):
+        self.fixture, self.flags, self.unwinder, self.events = fixture, flags, unwinder, events
+        self.met, self.failures = 0, []
+        self.library = f"lib{fixture}.so"
+
+    def expect(self, name, found, holds=None, wanted=None):
+        """`holds` is a condition, or else `found` must equal `wanted`."""
+        if holds is None:
+            holds = found == wanted
+        if holds:
+            self.met += 1
+            print(f"  ok    {name}: {found}")
+        else:
+            self.failures.append(name)
+            print(f"  FAIL  {name}: {found}" + ("" if wanted is None else f"; expected {wanted}"))
+
+    def of(self, kind, **fields):
+        return [
+            event
+            for event in self.events
+            if event["kind"] == kind and all(event.get(key) == value for key, value in fields.items())
+        ]
+
+    def one(self, kind, **fields):
+        """The only event of that description, or an empty one after a failure."""
+        found = self.of(kind, **fields)
+        if len(found) != 1:
+            described = " ".join([kind] + [f"{key}={value}" for key, value in fields.items()])
+            self.expect(f"one {described}", len(found), wanted=1)
+        return found[0] if found else {}
+
+    def stack(self, name, event, *wanted, complete=True):
+        """The stack begins with the functions `wanted`."""
+        stack = event.get("stack", [])
+        found = [bare(frame.get("symbol")) for frame in stack][: len(wanted)]
+        shown = f'{short(stack)} ({event.get("stack_status")}, {event.get("unwinder")})'
+        holds = found == list(wanted) and (not complete or event.get("stack_status") == "complete")
+        self.expect(name, shown, holds, " < ".join(wanted) + (" ... complete" if complete else " ..."))
+
+    def callbacks(self, wanted):
+        """How often each function was entered, and left by which way."""
+        entered = collections.Counter(event.get("function") for event in self.of("callback_enter"))
+        left = collections.Counter((event.get("function"), event.get("how")) for event in self.of("callback_exit"))
+        for function, ways in wanted.items():
+            self.expect(f"callback_enter {function}", entered.pop(function, 0), wanted=sum(ways.values()))
+            for how, count in ways.items():
+                if how != "never":
+                    self.expect(f"callback_exit {function}, {how}", left.pop((function, how), 0), wanted=count)
+        self.expect("no other callback", sorted(map(str, [*entered, *left])), wanted=[])
+
+    def births(self, wanted):
+        """How many threads of each (origin, start routine)."""
+        found = collections.Counter(
+            (event.get("origin"), bare(event.get("start_routine"))) for event in self.of("thread_birth")
+        )
+        for (origin, routine), count in wanted.items():
+            self.expect(f"thread_birth {routine}, origin {origin}", found.pop((origin, routine), 0), wanted=count)
+        self.expect("no other thread_birth", sorted(found), wanted=[])
+        starts = collections.Counter(event.get("origin") for event in self.of("thread_start"))
+        for origin in {origin for origin, _ in wanted}:
+            count = sum(count for (of, _), count in wanted.items() if of == origin)
+            self.expect(f"thread_start, origin {origin}", starts[origin], wanted=count)
+
+    # What holds of every trace.
+
+    def everywhere(self):
+        stacks = [event for event in self.events if "stack" in event]
+        self.expect("events, with stacks", (len(self.events), len(stacks)), holds=len(stacks) > 0)
+        ours = {
+            frame.get("module")
+            for event in stacks
+            for frame in event["stack"]
+            if "traceshim" in frame.get("module", "")
+        }
+        self.expect("no frame of the tracer", sorted(ours), wanted=[])
+        honest = {event.get("stack_status", "") for event in stacks}
+        self.expect(
+            "every stack says whether it is complete",
+            sorted(honest),
+            holds=all(status == "complete" or status.startswith("truncated: ") for status in honest),
+        )
+        last, disorder = {}, 0
+        for event in self.events:
+            thread = (event["pid"], event["tid"])
+            disorder += event["ts_ns"] < last.get(thread, 0)
+            last[thread] = event["ts_ns"]
+        self.expect("times go back within a thread", disorder, wanted=0)
+        self.expect("events lost", sum(event.get("count", 0) for event in self.of("lost")), wanted=0)
+        enters = self.of("callback_enter")
+        self.expect(
+            "callback_enter stacks begin with the callback",
+            collections.Counter(bare(event["stack"][0].get("symbol")) == event["function"] for event in enters)
+            if all(event.get("stack") for event in enters)
+            else "an empty stack",
+            holds=all(
+                event.get("stack") and bare(event["stack"][0].get("symbol")) == event["function"]
+                # A wrapped pointer may name a function as the symbol table does.
+                or self.fixture.startswith("annotate")
+                for event in enters
+            ),
+        )
+
+
+def main_thread(check):
+    main = [event for event in check.of("thread_start", origin="main")]
+    check.expect("thread_start, origin main", len(main), wanted=1)
+
+
+def founding(check):
+    auto = check.unwinder == "auto"
+    alone = check.one("log", message="host_alone")
+    check.stack("log host_alone", alone, "host_alone", "main")
+    fp = "-fp" in check.flags and auto
+    check.expect("its unwinder", alone.get("unwinder"), wanted="frame-pointer" if fp else "table")
+    first = check.one("log", message="host_called_from_c")
+    check.stack(
+        "log host_called_from_c", first,
+        "host_called_from_c", "c_step", "c_called_from_host", "host_called_from_host", "main",
+    )
+    check.expect("its unwinder", first.get("unwinder"), wanted="table")
+    second = check.one("log", message="host_called_from_c_thread")
+    check.stack(
+        "log host_called_from_c_thread", second, "host_called_from_c_thread", "c_thread_step", "c_thread"
+    )
+    outside = [frame.get("module") for frame in second.get("stack", [])[3:]]
+    check.expect("it ends where the thread starts", outside, all(name in LIBC_MODULES for name in outside))
+    check.expect("categories", {event.get("category") for event in (alone, first, second)}, wanted={"log"})
+    main_thread(check)
+    check.births({("c", "c_thread"): 1})
+    birth = check.one("thread_birth")
+    check.stack("thread_birth", birth, "c_called_from_host", "host_called_from_host", "main")
+    if "child_tid" in birth:
+        check.expect("child_tid", birth["child_tid"], wanted=second.get("tid"))
+    check.expect("thread_exit of it", len(check.of("thread_exit", tid=second.get("tid"))), wanted=1)
+    check.callbacks({"host_called_from_c": {"return": 1}, "host_called_from_c_thread": {"return": 1}})
+    for function in ("host_called_from_c", "host_called_from_c_thread"):
+        check.expect("depth", check.one("callback_enter", function=function).get("depth"), wanted=1)
+        duration_ns = check.one("callback_exit", function=function).get("duration_ns", 0)
+        check.expect(f"duration_ns of {function}", duration_ns, duration_ns > 0)
+    check.stack(
+        "callback_enter host_called_from_c", check.one("callback_enter", function="host_called_from_c"),
+        "host_called_from_c", "c_step", "c_called_from_host", "host_called_from_host", "main",
+    )
+    in_library = first.get("stack", [{}, {}])[1:2]
+    check.expect(
+        "module, file and line of c_step",
+        [(frame.get("module"), frame.get("file", "").split("/")[-1], frame.get("line")) for frame in in_library],
+        all(
+            frame.get("module") == check.library and frame.get("file", "").endswith("lib.c") and frame.get("line")
+            for frame in in_library
+        ),
+    )
+
+
+def nested(check):
+    check.callbacks({"host_nested": {"return": 3}})
+    depths = [event.get("depth") for event in check.of("callback_enter", function="host_nested")]
+    check.expect("depths", depths, wanted=[1, 2, 3])
+    for depth in (1, 2, 3):
+        check.stack(
+            f"log depth {depth}", check.one("log", message=f"depth {depth}"),
+            "report", *["host_nested", "c_nested"] * depth, "host_calls_c", "main",
+        )
+    outside = check.of("log", message="depth 0")
+    check.expect("log depth 0", len(outside), wanted=2)
+    for event in outside:
+        check.stack("log depth 0", event, "report", "main")
+    if check.unwinder == "auto" and "-fp" in check.flags:
+        unwinders = [(event["message"], event["unwinder"]) for event in check.of("log")]
+        wanted = [("depth 0", "frame-pointer"), *[(f"depth {d}", "table") for d in (1, 2, 3)], ("depth 0", "frame-pointer")]
+        check.expect("the table runs where C is on the stack", unwinders, wanted=wanted)
+
+
+def storm(check):
+    check.births({("c", "c_storm_thread"): 200, ("host", "host_storm_thread"): 200})
+    check.expect("thread_exit", len(check.of("thread_exit")), holds=len(check.of("thread_exit")) >= 400)
+    check.callbacks({"host_storm": {"return": 400}})
+    born = collections.Counter(short(event["stack"], 2) for event in check.of("thread_birth"))
+    check.expect("creators", dict(born), wanted={"c_storm < main": 200, "host_makes_threads < main": 200})
+    tids = {event["tid"] for event in check.of("callback_enter")}
+    starts = {event["tid"] for event in check.of("thread_start") if event["origin"] != "main"}
+    check.expect("threads that called back, of those that started", len(tids), holds=tids <= starts)
+
+
+def parallel(check):
+    check.births({("c", "c_parallel_thread"): 4})
+    check.callbacks({"host_parallel": {"return": 4000}})
+    each = collections.Counter(event["tid"] for event in check.of("callback_enter"))
+    check.expect("callbacks of each thread", sorted(each.values()), wanted=[1000] * 4)
+    stacks = collections.Counter(
+        (short(event["stack"], 2).split(" and ")[0], event["stack_status"]) for event in check.of("callback_enter")
+    )
+    check.expect("stacks", dict(stacks), wanted={("host_parallel < c_parallel_thread", "complete"): 4000})
+
+
+def tables(check):
+    functions = ("host_first", "host_second", "host_third", "host_by_address", "host_by_call")
+    check.callbacks({function: {"return": 1} for function in functions})
+    for function in functions:
+        check.stack(
+            f"callback_enter {function}", check.one("callback_enter", function=function), function, "c_tables", "main"
+        )
+
+
+def abi(check):
+    # host_m256 and host_m256_none only where the processor has AVX.
+    enters = collections.Counter(event["function"] for event in check.of("callback_enter"))
+    check.expect("functions called back", len(enters), holds=len(enters) in (23, 25))
+    odd = {function: count for function, count in enters.items() if count != 3}
+    check.expect("not three times", odd, wanted={"host_errno": 6, "host_large": 6, "host_rounding": 6})
+    exits = collections.Counter(event["function"] for event in check.of("callback_exit", how="return"))
+    check.expect("every one returned", sum(exits.values()), holds=exits == enters)
+
+
+def cxxhost(check):
+    check.callbacks({
+        "host_returns": {"return": 4},
+        "host_throws": {"unwound": 4},
+        "host_nests": {"unwound": 1},
+        "host_catches_inside": {"return": 1},
+    })
+    check.expect(
+        "depths of host_throws",
+        [event["depth"] for event in check.of("callback_enter", function="host_throws")], wanted=[1, 2, 2, 1],
+    )
+    check.expect(
+        "depths of host_returns",
+        {event["depth"] for event in check.of("callback_enter", function="host_returns")}, wanted={1},
+    )
+    origins = collections.Counter(event["origin"] for event in check.of("thread_birth"))
+    print(f"        thread_birth origins: {dict(origins)}")
+    check.expect("thread_birth", sum(origins.values()), wanted=1)
+    for number in (1, 2, 3):
+        event = check.one("log", message=f"caught {number}")
+        names = [frame.get("symbol", "?") for frame in event.get("stack", [])]
+        check.expect(f"log caught {number}", short(event.get("stack", []), 3), names[:1] and "fixture::Host::run" in names[0])
+        check.expect("its stack", event.get("stack_status"), wanted="complete")
+
+
+def unwind_ways(check):
+    check.callbacks({
+        "host_plain": {"return": 8},
+        "host_jumps": {"unwound": 101},
+        "host_nests": {"unwound": 1},
+        "host_exits": {"unwound": 2},
+        "host_cancels_itself": {"unwound": 1},
+        "host_waits": {"unwound": 1},
+    })
+    depths = [event["depth"] for event in check.of("callback_enter", function="host_plain")]
+    check.expect("depths of host_plain", depths, wanted=[1] * 8)
+    check.births({
+        ("c", "thread_exits"): 1,
+        ("c", "thread_cancels_itself"): 1,
+        ("c", "thread_waits"): 1,
+        ("c", "thread_with_cleanup"): 1,
+        ("host", "returns"): 1,
+        ("host", "exits"): 1,
+        ("host", "waits"): 1,
+    })
+    check.expect("thread_exit of the seven", len({event["tid"] for event in check.of("thread_exit")}), holds=len(
+        {event["tid"] for event in check.of("thread_exit")} - {event["pid"] for event in check.events}) == 7)
+
+
+def annotate(check):
+    check.stack("log plain", check.one("log", message="plain"), "annotate", "main")
+    check.stack("log by address", check.one("log", message="by address"), "by_address", "main")
+    for kind, names in (("region_begin", ["outer", "inner"]), ("region_end", ["inner", "outer"])):
+        found = [event.get("name") for event in check.of(kind)]
+        check.expect(kind, found, wanted=names)
+    for event in check.of("region_begin"):
+        check.stack(f'region_begin {event.get("name")}', event, "annotate", "main")
+    task, subtask = check.one("task_begin", name="task"), check.one("task_begin", name="subtask")
+    check.stack("task_begin task", task, "annotate", "main")
+    check.expect("the subtask's parent", subtask.get("parent"), wanted=task.get("id"))
+    ends = {event.get("id"): event for event in check.of("task_end")}
+    check.expect("tasks ended", sorted(map(str, ends)), wanted=sorted([str(task.get("id")), str(subtask.get("id"))]))
+    ends_task = ends.get(subtask.get("id"), {})
+    check.stack("task_end of the subtask", ends_task, "ends_task")
+    check.expect("on another thread", ends_task.get("tid"), ends_task.get("tid") != task.get("tid"))
+    check.callbacks({"host_wrapped": {"return": 2}})
+    inside = check.of("log", message="in a wrapped callback")
+    check.expect("log in a wrapped callback", len(inside), wanted=3)
+    for event in inside:
+        check.stack("log in a wrapped callback", event, "host_wrapped", "c_calls_pointer", "annotate", "main")
+
+
+def annotate_cxx(check):
+    message = "a message that a temporary std::string holds"
+    check.stack("log of a temporary", check.one("log", message=message), "annotate", "main")
+    found = [(event["kind"], event.get("name")) for event in check.events if event["kind"].startswith("region")]
+    begin, end = "region_begin", "region_end"
+    wanted = [(begin, "outer"), (begin, "inner"), (end, "inner"), (end, "outer"), (begin, "unnamed end"), (end, "unnamed end")]
+    check.expect("regions", found, wanted=wanted)
+    check.expect("tasks", [event.get("name") for event in check.of("task_begin")], wanted=["task", "subtask"])
+    check.expect("callbacks", [event.get("function") for event in check.of("callback_enter")],
+                 holds=len(check.of("callback_enter")) == 2)
+    inside = check.one("log", message="in a wrapped callback")
+    check.stack("log in a wrapped callback", inside, "host_wrapped", "c_calls_pointer", "annotate", "main")
+
+
+def forker(check):
+    by_process = collections.defaultdict(list)
+    for event in check.of("callback_enter"):
+        by_process[event["pid"]].append(event["function"])
+    found = sorted(",".join(functions) for functions in by_process.values())
+    # The parent; the child with its thread; the grandchild; the child of a callback; the exec chain; the vfork's and
+    # posix_spawn's. What runs with an empty environment may be untraced.
+    once, parent = "host_forker", "host_forker,host_forks,host_forker"
+    wanted = sorted([parent, f"{once},{once}", once, once, f"{once},{once},{once}", once, once])
+    found_without_empty = list(found)
+    if len(found) == len(wanted) + 1 and found.count(once) == wanted.count(once) + 1:
+        found_without_empty.remove(once)
+    check.expect("callbacks by process", found_without_empty, wanted=wanted)
+    check.births({("host", "waits_for_end"): 1, ("c", "calls_back_thread"): 1})
+    left = collections.Counter(event["how"] for event in check.of("callback_exit", function="host_forks"))
+    check.expect("host_forks left in both processes", dict(left), wanted={"return": 2})
+    check.expect("fork events", len(check.of("fork")), holds=len(check.of("fork")) >= 4)
+
+
+def loader(check):
+    order = [f"{plugin} {what}" for plugin in "aba" for what in ("constructor", "run", "destructor")]
+    check.expect("logs", [event["message"] for event in check.of("log")], wanted=order)
+    for event in check.of("log"):
+        plugin, what = event["message"].split()
+        if what == "run":
+            wanted = ["host_loader", "plugin_step", *(["plugin_detour"] if plugin == "b" else []), "plugin_run", "use", "main"]
+        else:
+            wanted = ["host_loader", what]
+        check.stack(f'log {event["message"]}', event, *wanted)
+    entered = collections.Counter(event["function"] for event in check.of("callback_enter"))
+    check.expect("callback_enter host_loader", entered["host_loader"], wanted=9)
+    print(f'        callback_enter host_loader_by_name: {entered["host_loader_by_name"]} of 3')
+
+
+def early(check):
+    logs = [event["message"] for event in check.of("log")]
+    check.expect("logs", logs, wanted=["constructor", "early thread", "main", "destructor", "atexit"])
+    check.births({("c", "early_thread"): 1, ("c", "late_thread"): 1})
+    check.callbacks({"host_early": {"return": 4}, "host_never_leaves": {"never": 1}})
+    check.stack("log constructor", check.one("log", message="constructor"), "host_early", "constructor")
+    check.stack("log early thread", check.one("log", message="early thread"), "host_early", "early_thread")
+    check.stack("log destructor", check.one("log", message="destructor"), "host_early", "destructor")
+
+
+def spin(check):
+    messages = [event["message"] for event in check.of("log", category="spin")]
+    check.expect("numbers without a gap, from 0", len(messages), wanted=None,
+                 holds=messages == [f"0:{number}" for number in range(len(messages))] and len(messages) > 0)
+    check.expect("callback_enter", len(check.of("callback_enter", function="host_spin")), wanted=len(messages))
+    check.births({("c", "c_spin_thread"): 1})
+    statuses = collections.Counter(
+        (short(event["stack"], 2).split(" and ")[0], event["stack_status"]) for event in check.of("log")
+    )
+    check.expect("stacks", dict(statuses), wanted={("host_spin < c_spin_thread", "complete"): len(messages)})
+
+
+CHECKS = {
+    "founding": founding, "nested": nested, "storm": storm, "parallel": parallel, "tables": tables, "abi": abi,
+    "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
+    "forker": forker, "loader": loader, "early": early, "spin": spin,
+}
+
+
+def main():
+    fixture, flags, unwinder, path = sys.argv[1:]
+    with open(path, encoding="utf-8") as dump:
+        events = [json.loads(line) for line in dump]
+    check = Check(fixture, flags, unwinder, events)
+    CHECKS[fixture](check)
+    check.everywhere()
+    if check.failures:
+        print(f"  {fixture} {flags} {unwinder}: {len(check.failures)} of {check.met + len(check.failures)} not met")
+    return 1 if check.failures else 0
+
+
+sys.exit(main())
