@@ -215,7 +215,8 @@ impl Capturer {
         unwinder: Unwinder,
     ) -> StackStatus {
         if unwinder == Unwinder::FramePointer
-            && let Err(status) = walk::by_kept_frame_pointers(set, mem, m, &mut self.trace, frames)
+            && let Err(status) =
+                walk::by_kept_frame_pointers(&self.learned, set, mem, m, &mut self.trace, frames)
         {
             return status;
         }

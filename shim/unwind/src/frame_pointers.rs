@@ -27,13 +27,14 @@ const PADDING: u64 = 15;
 /// was found until then holds. It bounds the time at about 20 ms.
 const MAX_FUNCTIONS: usize = 100_000;
 
-/// The ranges of stated addresses in which a call is made with rbp as the frame
-/// pointer: every function there either sets its CFA two words above rbp, with
-/// the caller's rbp saved there, or never moves rsp (a leaf). Sorted.
+/// The ranges of stated addresses whose functions keep frame pointers: each
+/// sets its CFA two words above rbp, with the caller's rbp saved there, or never
+/// moves rsp (a leaf). Sorted. They say where it is worth following frame
+/// pointers; whether that is right at an address is for its own rule to say.
 #[derive(Debug, Default)]
-pub(crate) struct SafeRanges(Box<[(u64, u64)]>);
+pub(crate) struct KeptRanges(Box<[(u64, u64)]>);
 
-impl SafeRanges {
+impl KeptRanges {
     pub(crate) fn of(desc: &ModuleDesc) -> Self {
         if desc.frame_pointers == FramePointers::Ignore {
             return Self::default();
@@ -46,16 +47,15 @@ impl SafeRanges {
         });
         kept.sort_unstable_by_key(|r| r.0);
         not_kept.sort_unstable();
-        SafeRanges(merge(&kept, &not_kept))
+        KeptRanges(merge(&kept, &not_kept))
     }
 
-    /// The range of process addresses around `avma`.
+    /// Whether a stated address is in one of them.
     #[inline]
-    pub(crate) fn find(&self, desc: &ModuleDesc, avma: u64) -> Option<(u64, u64)> {
-        let svma = avma.wrapping_sub(desc.bias);
+    pub(crate) fn contains(&self, svma: u64) -> bool {
         let after = self.0.partition_point(|r| r.0 <= svma);
-        let &(lo, hi) = self.0.get(after.checked_sub(1)?)?;
-        (svma < hi).then(|| (lo.wrapping_add(desc.bias), hi.wrapping_add(desc.bias)))
+        let range = after.checked_sub(1).and_then(|i| self.0.get(i));
+        range.is_some_and(|r| svma < r.1)
     }
 }
 

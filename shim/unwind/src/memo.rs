@@ -19,6 +19,8 @@ use crate::trace::Trace;
 
 const SETS: usize = 32;
 const WAYS: usize = 8;
+/// Sets that the stacks of one start and caller may fill.
+const PROBES: usize = 4;
 /// Words of slot values and offsets, written round and round.
 const ARENA: usize = 6144;
 
@@ -39,8 +41,6 @@ pub(crate) struct Memo {
     /// Where the next entry's words go, counted on and on: the words at `at`
     /// are still there while `head - at <= ARENA`.
     head: u64,
-    /// The way that is given up next where none is free.
-    victim: usize,
     generation: u64,
 }
 
@@ -87,7 +87,7 @@ impl Memo {
         }
         let key = key(regs, question.kind, caller);
         // Where all of a set is taken by one key, its other stacks are in the next set.
-        for i in 0..SETS {
+        for i in 0..PROBES {
             let set = set_of(key).wrapping_add(i) & (SETS - 1);
             let (keys, entries) = (self.keys.get(set)?, self.entries.get(set)?);
             let mut full = true;
@@ -165,29 +165,27 @@ impl Memo {
         }
     }
 
-    /// The place for a new entry: a free one, or one whose slots are gone, in
-    /// the first set where a lookup would come by; else one in use.
-    fn place(&mut self, key: u64) -> (usize, usize) {
-        self.victim = self.victim.wrapping_add(1);
-        for i in 0..SETS {
+    /// The place for a new entry: in the sets where a lookup would come by, a
+    /// free one or the oldest.
+    fn place(&self, key: u64) -> (usize, usize) {
+        let mut oldest = (u64::MAX, set_of(key), 0);
+        for i in 0..PROBES {
             let set = set_of(key).wrapping_add(i) & (SETS - 1);
             let (Some(keys), Some(entries)) = (self.keys.get(set), self.entries.get(set)) else {
                 break;
             };
-            let gone = |e: &Entry| self.head.wrapping_sub(e.at) > ARENA as u64;
-            let free = keys.iter().zip(entries).position(|(k, e)| *k == 0 || gone(e));
-            if let Some(way) = free {
-                return (set, way);
+            for (way, (known, entry)) in keys.iter().zip(entries).enumerate() {
+                let at = if *known == 0 { 0 } else { entry.at };
+                if at < oldest.0 {
+                    oldest = (at, set, way);
+                }
             }
-            // Only a set that this key fills is gone past.
-            if let Some(other) = (0..WAYS)
-                .map(|w| w.wrapping_add(self.victim) & (WAYS - 1))
-                .find(|w| keys.get(*w) != Some(&key))
-            {
-                return (set, other);
+            // A lookup goes on only where all of the set is this key's.
+            if keys.iter().any(|known| *known != key) {
+                break;
             }
         }
-        (set_of(key), self.victim & (WAYS - 1))
+        (oldest.1, oldest.2)
     }
 
     /// Writes a trace's live slots, neighbours as pairs, into the arena.

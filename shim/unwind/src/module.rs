@@ -1,6 +1,6 @@
 //! What is loaded: modules and where their unwind information is.
 
-use crate::frame_pointers::{FramePointers, SafeRanges};
+use crate::frame_pointers::{FramePointers, KeptRanges};
 use crate::stepper::Stepper;
 use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, ParsedEhFrameHdr};
 use std::ops::Deref;
@@ -65,7 +65,7 @@ pub struct Module {
     pub(crate) desc: ModuleDesc,
     /// The first generation that has this load; rules learned since then hold.
     pub(crate) since: u64,
-    pub(crate) safe: Arc<SafeRanges>,
+    pub(crate) kept: Arc<KeptRanges>,
 }
 
 impl Module {
@@ -139,9 +139,9 @@ impl ModuleSet {
                     previous.and_then(|p| p.find(desc.avma_start)).filter(|old| same_load(&old.desc, &desc));
                 Module {
                     since: old.map_or(generation, |old| old.since),
-                    safe: match old {
-                        Some(old) if old.desc.frame_pointers == desc.frame_pointers => Arc::clone(&old.safe),
-                        _ => Arc::new(SafeRanges::of(&desc)),
+                    kept: match old {
+                        Some(old) if old.desc.frame_pointers == desc.frame_pointers => Arc::clone(&old.kept),
+                        _ => Arc::new(KeptRanges::of(&desc)),
                     },
                     desc,
                 }
@@ -169,17 +169,10 @@ impl ModuleSet {
         (avma < module.desc.avma_end).then_some(module)
     }
 
-    /// Whether the code at `avma` is known to keep frame pointers, so that a
-    /// return address there may be followed by them.
+    /// Whether the code around `avma` is known to keep frame pointers: a walk
+    /// that starts there may well go by them.
     pub fn keeps_frame_pointers(&self, avma: u64) -> bool {
-        self.safe_range(avma).is_some()
-    }
-
-    /// The range of addresses around `avma` whose code keeps frame pointers.
-    #[inline]
-    pub(crate) fn safe_range(&self, avma: u64) -> Option<(u64, u64)> {
-        let module = self.find(avma)?;
-        module.safe.find(&module.desc, avma)
+        self.find(avma).is_some_and(|m| m.kept.contains(avma.wrapping_sub(m.desc.bias)))
     }
 
     /// Whether a frame at `avma` is the tracer's own.

@@ -130,8 +130,10 @@ impl Rule {
 
     /// Whether the frame is kept by the frame pointer as compilers do it: the
     /// CFA two words above rbp, where the caller's rbp is.
+    #[inline(always)]
     pub(crate) fn is_frame_pointer(self) -> bool {
-        self.kind() == Kind::Cfa && self.base() == 1 && self.cfa_words() == 2 && self.bp_words() == -2
+        const FIELDS: u64 = 7 | 7 << 3 | 0xf_ffff << 8 | 0xfff << 28;
+        self.0 & FIELDS == CFA | 1 << 3 | 2 << 8 | 0xffe << 28
     }
 
     /// Whether the CFA is counted from rsp or rbp.

@@ -4,7 +4,7 @@ use crate::learn::Learned;
 use crate::machine::{BP, Machine};
 use crate::memory::StackMemory;
 use crate::module::ModuleSet;
-use crate::rule::{Kind, return_address};
+use crate::rule::{Kind, Rule, return_address};
 use crate::trace::{Listener, Trace};
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus};
 
@@ -128,30 +128,24 @@ pub(crate) fn frame_pointer_step<M: StackMemory>(
     Ok(())
 }
 
-/// Follows frame pointers for as long as the code is known to keep them. At
-/// each of these addresses the rule is the very same step, so `m` is where the
-/// walk by rules would be.
+/// Follows frame pointers for as long as the rule of each address is just that
+/// step, so that `m` is where the walk by rules would be. (Not by ranges of code
+/// alone: a call from a function that has no frame would lose its caller.)
 pub(crate) fn by_kept_frame_pointers<M: StackMemory>(
+    learned: &Learned,
     set: &ModuleSet,
     mem: &M,
     m: &mut Machine,
     trace: &mut Trace,
     frames: &mut Frames<'_>,
 ) -> Result<(), StackStatus> {
-    let mut range = (0, 0);
-    loop {
-        let address = m.lookup_address();
-        if address < range.0 || address >= range.1 {
-            match set.safe_range(address) {
-                Some(found) => range = found,
-                None => return Ok(()),
-            }
-        }
+    while learned.rules.get(m.lookup_address()).is_some_and(Rule::is_frame_pointer) {
         if frame_pointer_step(m, mem, trace).is_err() {
-            return Ok(());
+            break;
         }
         frames.push(set, m)?;
     }
+    Ok(())
 }
 
 /// Follows frame pointers whatever the code, as far as they go upwards.
