@@ -194,13 +194,14 @@ fn another_generation_of_modules_knows_nothing() {
 
 #[test]
 fn rbp_is_compared_where_the_walk_used_it() {
-    // From a frame pointer: bp at word 1 or at word 4 decides who is the caller.
-    let words = [9, 0, site(3, 0), 9, 0, site(3, 1), 0, 0];
-    let mut scene = Scene::new(2, &words, &[], Some(1));
+    // At words 1 and 3 there are frames with the same return address, whose
+    // callers are at 5 and at 7. Only rbp tells which is the start's.
+    let words = [9, 5, site(2, 0), 7, site(2, 0), 0, site(3, 0), 0, site(3, 1)];
+    let mut scene = Scene::new(2, &words, &[1, 3], Some(1));
     scene.remember();
-    scene.regs.bp += 24;
+    scene.regs.bp += 16;
     assert_eq!(scene.lookup(), None);
-    assert_eq!(scene.capture().0[1], site(3, 1));
+    assert_eq!(scene.capture().0[2], site(3, 1));
 }
 
 #[test]
