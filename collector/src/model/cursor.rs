@@ -8,6 +8,7 @@ use traceshim_ring::record::{Head, Record, records};
 use super::callbacks::Callbacks;
 use super::event::{Body, Event};
 use super::process::{Process, Segment, Thread};
+use super::timeline::Cell;
 
 /// The longest text that is put together from a log and its continuations.
 const TEXT_CAP_BYTES: usize = 1 << 20;
@@ -20,6 +21,7 @@ pub(crate) struct Cursor<'p> {
     words: Vec<u64>,
     at: usize,
     ticks: u64,
+    cell: Cell,
     last_nth: Option<u32>,
     callbacks: Callbacks,
 }
@@ -35,6 +37,7 @@ impl<'p> Cursor<'p> {
             words: Vec::new(),
             at: 0,
             ticks: 0,
+            cell: Cell::default(),
             last_nth: None,
             callbacks: Callbacks::default(),
         }
@@ -87,7 +90,7 @@ impl Iterator for Cursor<'_> {
             let step = self.step(&words[self.at..]);
             self.words = words;
             // A log happened when its first part was written.
-            let (ts_ns, ticks) = (self.process.clock.ns(self.ticks), self.ticks);
+            let (ts_ns, ticks) = (self.now_ns(0), self.ticks);
             let body = match step {
                 Step::Nothing => continue,
                 Step::Event(body) => body,
@@ -166,8 +169,9 @@ impl Cursor<'_> {
         if unfinished { Step::Unfinished(body) } else { Step::Event(body) }
     }
 
-    fn now_ns(&self, delta: u32) -> u64 {
-        self.process.clock.ns(self.ticks.saturating_add(delta.into()))
+    #[inline]
+    fn now_ns(&mut self, delta: u32) -> u64 {
+        self.process.clock.ns_from(&mut self.cell, self.ticks.saturating_add(delta.into()))
     }
 
     /// Appends the continuations that follow, which may lie in later tenancies.

@@ -11,6 +11,7 @@ mod event;
 mod merge;
 mod process;
 mod store;
+mod timeline;
 
 pub(crate) use cursor::Cursor;
 pub(crate) use event::{Body, Event, Kind};

@@ -11,6 +11,7 @@ use traceshim_ring::record::{Head, Origin, Record, kind, records};
 
 use super::event::{Body, Event};
 use super::store::Store;
+use super::timeline::Timeline;
 
 /// A part of a piece that one thread wrote: a tenancy of a chunk.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +53,7 @@ pub(crate) struct Process {
     /// Strings, stacks, modules, hooks and losses.
     pub(crate) tables: Tables,
     /// From ticks to nanoseconds.
-    pub(crate) clock: ClockMap,
+    pub(crate) clock: Timeline,
     /// Every thread that wrote anything, by serial number.
     pub(crate) threads: Vec<Thread>,
     /// Pieces that end in something that is no record.
@@ -184,7 +185,7 @@ impl Indexer {
     /// The process, now that everything of it was added.
     pub(crate) fn finish(self, info: ProcessInfo, tables: Tables, life: Life) -> Process {
         let syncs = info.syncs.iter().copied().chain(self.syncs);
-        let clock = ClockMap::new(info.tsc, syncs);
+        let clock = Timeline::new(ClockMap::new(info.tsc, syncs));
         let mut threads: Vec<Thread> = self.threads.into_values().collect();
         threads.sort_unstable_by_key(|thread| thread.uid);
         for thread in &mut threads {

@@ -13,11 +13,12 @@ use traceshim_ring::ring::{Clock, Cursor, Owner, Ring};
 use traceshim_ring::stack::{StackStatus, Unwinder};
 use traceshim_ring::table::ModuleEntry;
 
-/// Ticks are nanoseconds in these rings.
-struct Nanoseconds;
-impl Clock for Nanoseconds {
+/// Ticks are nanoseconds in these rings, also where the header says that they
+/// are the TSC's.
+struct Now(u64);
+impl Clock for Now {
     fn sync(&self) -> (u64, u64) {
-        (0, 0)
+        (self.0, self.0)
     }
 }
 
@@ -44,7 +45,7 @@ impl Writer {
         let new = NewRing {
             bytes,
             overwrite: false,
-            tsc: false,
+            tsc: true,
             pid,
             ppid: 1,
             uuid: [u64::from(pid), bias],
@@ -92,7 +93,7 @@ impl Writer {
     /// Writes a record one microsecond after the thread's last.
     pub(crate) fn put(&self, thread: &mut Thread, head: (u8, u16), body: &[u64]) -> bool {
         thread.now_ns += 1000;
-        self.ring().put(&mut thread.cursor, &thread.owner, &Nanoseconds, thread.now_ns, head, body)
+        self.ring().put(&mut thread.cursor, &thread.owner, &Now(thread.now_ns), thread.now_ns, head, body)
     }
 
     pub(crate) fn enter(&self, thread: &mut Thread, hook: u16, stack: StackRef) -> bool {
