@@ -1,11 +1,10 @@
 //! The live consumer: takes closed chunks out of a ring, each exactly once.
 
 use crate::file::RingFile;
-use crate::layout::{CHUNK_STATE, CHUNK_WORDS, header, tag};
+use crate::layout::{CHUNK_STATE, CHUNK_WORDS, tag};
 use crate::mapping::RingMap;
 use crate::read::{Piece, ReadError, Snapshot, Source, header_words, process_info, read_chunk};
-use crate::ring::{Ring, state, state_parts};
-use crate::sync::Ordering;
+use crate::ring::state_parts;
 use std::path::Path;
 
 /// A ring that is being drained. One at a time: the file is locked.
@@ -49,7 +48,7 @@ impl Drain {
     /// `false`: the program overwrote it in the meantime and counted its events
     /// as lost; the copy must be thrown away, or they would count twice.
     pub fn confirm(&self, piece: &Piece) -> bool {
-        self.map.ring().is_some_and(|ring| free(&ring, piece))
+        self.map.ring().is_some_and(|ring| ring.free(piece))
     }
 
     /// The ring as it is now: what a dead process left, or the tables.
@@ -61,14 +60,4 @@ impl Drain {
     pub fn file(&self) -> &RingFile {
         &self.file
     }
-}
-
-/// The step of [`Drain::confirm`], on any ring.
-pub fn free(ring: &Ring<'_>, piece: &Piece) -> bool {
-    let at = piece.chunk as usize * CHUNK_WORDS + CHUNK_STATE;
-    let freed = ring.cas(at, state(piece.seq, tag::CLOSED), state(piece.seq, tag::FREE), Ordering::AcqRel);
-    if freed && let Some(epoch) = ring.at(header::FREED_EPOCH) {
-        epoch.fetch_add(1, Ordering::AcqRel);
-    }
-    freed
 }

@@ -11,7 +11,7 @@ use crate::layout::{
 use crate::record::StackRef;
 use crate::ring::state_parts;
 use crate::stack::StackStatus;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, Step, fence, order};
 use crate::table::PUBLISHED;
 use std::fmt;
 
@@ -31,7 +31,7 @@ impl Source for crate::ring::Ring<'_> {
         for (i, word) in to.iter_mut().enumerate() {
             // The first word copied may be the end offset that publishes the
             // rest, or the state that guards it.
-            *word = self.load(at + i, crate::sync::OBSERVE);
+            *word = self.load(at + i, order(Step::Observe));
         }
         to.len()
     }

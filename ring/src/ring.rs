@@ -10,7 +10,7 @@ use crate::layout::{
     header, tag,
 };
 use crate::record::{BODY_MAX_WORDS, Head, Origin, kind, pair};
-use crate::sync::{AtomicU64, HAND_OVER, OPEN_CHUNK, Ordering, PUBLISH, fence};
+use crate::sync::{AtomicU64, Ordering, Step, fence, order};
 
 /// Words of an `OWNER` record.
 pub const OWNER_WORDS: usize = 6;
@@ -135,6 +135,12 @@ impl<'a> Ring<'a> {
     pub fn count_reentered(&self) {
         self.add(header::REENTERED, 1);
     }
+    /// Sets a word of the header, for the process that the ring belongs to.
+    pub fn set_header(&self, at: usize, value: u64) {
+        if at < CHUNK_WORDS {
+            self.store(at, value, Ordering::Release);
+        }
+    }
     /// One past the highest chunk that was ever claimed.
     pub fn high_water(&self) -> u32 {
         (self.load(header::HIGH_WATER, Ordering::Acquire) as u32).clamp(1, self.chunks)
@@ -189,15 +195,7 @@ impl<'a> Ring<'a> {
         for i in 0..u64::from(places) {
             let chunk = from + (start.wrapping_add(i) % u64::from(places)) as u32;
             let base = chunk as usize * CHUNK_WORDS;
-            let seen = self.load(base + CHUNK_STATE, Ordering::Acquire);
-            let (_, tag) = state_parts(seen);
-            if tag != tag::FREE && !(overwrite && tag == tag::CLOSED) {
-                continue;
-            }
-            let seq = self.add(header::NEXT_SEQ, 1).wrapping_add(1);
-            if !self.cas(base + CHUNK_STATE, seen, state(seq, tag::CLAIMED), Ordering::AcqRel) {
-                continue;
-            }
+            let Some((seq, tag)) = self.claim_one(base + CHUNK_STATE, overwrite) else { continue };
             // A reader that sees any of the new tenant's words must also see
             // that the state changed, and throw its copy away.
             fence(Ordering::Release);
@@ -212,6 +210,22 @@ impl<'a> Ring<'a> {
             return Some(Claim { chunk, seq });
         }
         None
+    }
+
+    /// Tries for one chunk; who loses it to a collector that gives it back
+    /// tries again, who loses it to another thread doesn't.
+    fn claim_one(&self, at: usize, overwrite: bool) -> Option<(u64, u8)> {
+        loop {
+            let seen = self.load(at, Ordering::Acquire);
+            let (_, tag) = state_parts(seen);
+            if tag != tag::FREE && !(overwrite && tag == tag::CLOSED) {
+                return None;
+            }
+            let seq = self.add(header::NEXT_SEQ, 1).wrapping_add(1);
+            if self.cas(at, seen, state(seq, tag::CLAIMED), Ordering::AcqRel) {
+                return Some((seq, tag));
+            }
+        }
     }
 
     /// Appends a record of `1 + body.len()` words and publishes it with one
@@ -255,7 +269,7 @@ impl<'a> Ring<'a> {
     #[inline]
     fn publish(&self, cursor: &Cursor) {
         let base = cursor.chunk as usize * CHUNK_WORDS;
-        self.store(base + CHUNK_COMMITTED, (base as u64 + u64::from(cursor.pos)) * 8, PUBLISH);
+        self.store(base + CHUNK_COMMITTED, (base as u64 + u64::from(cursor.pos)) * 8, order(Step::Publish));
     }
 
     /// A chunk with room for `need` words, and a clock whose next delta fits.
@@ -291,7 +305,7 @@ impl<'a> Ring<'a> {
             None => match self.claim_for_records() {
                 Some(claim) => {
                     let at = claim.chunk as usize * CHUNK_WORDS + CHUNK_STATE;
-                    self.store(at, state(claim.seq, tag::OPEN), OPEN_CHUNK);
+                    self.store(at, state(claim.seq, tag::OPEN), order(Step::Open));
                     (claim.chunk, CHUNK_HEADER_WORDS)
                 }
                 None => match self.take_partial(fits) {
@@ -353,13 +367,25 @@ impl<'a> Ring<'a> {
         }
         if cursor.pos as usize + HAND_OVER_WORDS <= CHUNK_END_WORDS {
             for i in 0..header::PARTIAL_LEN {
-                if self.cas(header::PARTIAL + i, 0, u64::from(cursor.chunk), HAND_OVER) {
+                if self.cas(header::PARTIAL + i, 0, u64::from(cursor.chunk), order(Step::HandOver)) {
                     cursor.chunk = 0;
                     return;
                 }
             }
         }
         self.close(cursor);
+    }
+
+    /// Gives a closed chunk back to the program, after a collector has kept
+    /// what was in it. `false`: it was overwritten in the meantime.
+    pub(crate) fn free(&self, piece: &crate::read::Piece) -> bool {
+        let at = piece.chunk as usize * CHUNK_WORDS + CHUNK_STATE;
+        let freed =
+            self.cas(at, state(piece.seq, tag::CLOSED), state(piece.seq, tag::FREE), Ordering::AcqRel);
+        if freed && let Some(epoch) = self.at(header::FREED_EPOCH) {
+            epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        freed
     }
 
     /// Takes over a partly filled chunk: its number and its first unused word.
@@ -369,7 +395,7 @@ impl<'a> Ring<'a> {
             if slot.load(Ordering::Relaxed) == 0 {
                 continue;
             }
-            let chunk = slot.swap(0, HAND_OVER) as u32;
+            let chunk = slot.swap(0, order(Step::HandOver)) as u32;
             if chunk == 0 || chunk >= self.chunks {
                 continue;
             }
@@ -382,5 +408,33 @@ impl<'a> Ring<'a> {
             self.close(&mut full);
         }
         None
+    }
+}
+
+/// Single steps of the protocol, for the model checker's set-up.
+#[cfg(loom)]
+impl Ring<'_> {
+    /// Closes a thread's chunk.
+    pub fn close_for_test(&self, cursor: &mut Cursor) {
+        self.close(cursor);
+    }
+    /// Gives a drained chunk back.
+    pub fn free_for_test(&self, piece: &crate::read::Piece) -> bool {
+        self.free(piece)
+    }
+    /// The events that thread `uid` lost, by the ledger.
+    pub fn lost_for_test(&self, uid: u32) -> u64 {
+        let pages = crate::read::read_pages(self, self.chunks);
+        let mut header = vec![0; CHUNK_WORDS];
+        crate::read::Source::copy(self, 0, &mut header);
+        let mut lost = 0;
+        for (_, _, words) in pages {
+            for line in words[CHUNK_HEADER_WORDS..].chunks_exact(crate::layout::LEDGER_WORDS) {
+                if line[0] as u32 == uid {
+                    lost += line[1];
+                }
+            }
+        }
+        lost + header[header::OTHER_LOSSES]
     }
 }

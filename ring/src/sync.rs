@@ -1,23 +1,54 @@
-//! The one place that chooses between real atomics and loom's.
+//! The one place that chooses between real atomics and loom's, and that names
+//! the orderings which the protocol's correctness hangs on.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 pub use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// The ordering with which a record is published. The model checker runs the
-/// protocol once with this weakened, and must then find a failure.
-pub(crate) const PUBLISH: Ordering =
-    if cfg!(weaken = "publish") { Ordering::Relaxed } else { Ordering::Release };
+/// A step of the protocol whose ordering matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A record becomes part of what was published.
+    Publish,
+    /// A reader picks up what was published.
+    Observe,
+    /// A claimed chunk becomes an open one.
+    Open,
+    /// A chunk goes from one thread to another: put and taken.
+    HandOver,
+}
 
-/// The ordering with which a reader picks up what was published.
-pub(crate) const OBSERVE: Ordering =
-    if cfg!(weaken = "observe") { Ordering::Relaxed } else { Ordering::Acquire };
+/// The ordering of a step. The model checker asks for one step's to be
+/// weakened, and must then find a failure.
+#[inline(always)]
+pub(crate) fn order(step: Step) -> Ordering {
+    #[cfg(loom)]
+    if model::weakened() == Some(step) {
+        return Ordering::Relaxed;
+    }
+    match step {
+        Step::Publish | Step::Open => Ordering::Release,
+        Step::Observe => Ordering::Acquire,
+        Step::HandOver => Ordering::AcqRel,
+    }
+}
 
-/// The ordering of the step that makes a claimed chunk visible as open.
-pub(crate) const OPEN_CHUNK: Ordering =
-    if cfg!(weaken = "open") { Ordering::Relaxed } else { Ordering::Release };
+/// What only the model checker needs.
+#[cfg(loom)]
+pub mod model {
+    use super::Step;
+    use std::cell::Cell;
 
-/// The ordering with which a partly filled chunk is handed to another thread.
-pub(crate) const HAND_OVER: Ordering =
-    if cfg!(weaken = "hand-over") { Ordering::Relaxed } else { Ordering::AcqRel };
+    // Loom runs all of a model's threads on one of the system's.
+    std::thread_local!(static WEAKENED: Cell<Option<Step>> = const { Cell::new(None) });
+
+    pub(super) fn weakened() -> Option<Step> {
+        WEAKENED.get()
+    }
+
+    /// Weakens a step's ordering on this thread, or none.
+    pub fn weaken(step: Option<Step>) {
+        WEAKENED.set(step);
+    }
+}
