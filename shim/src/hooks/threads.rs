@@ -189,7 +189,7 @@ unsafe extern "C-unwind" fn after_create(context: *mut Context, thread: *mut Thr
     unsafe {
         inside(thread, |recording| {
             recording.ticks = ticks;
-            let start_routine = what & (1 << 60) - 1;
+            let start_routine = what & ((1 << 60) - 1);
             recording.event(kind::THREAD_BIRTH, (what >> 60) as u16, &[who, start_routine]);
         });
     }
