@@ -37,3 +37,23 @@ make_scratch() {
     scratch=$(mktemp -d "${TMPDIR:-/tmp}/traceshim-$(basename "$0" .sh).XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
 }
+
+# build "$@": the release build that scripts try out, unless the first argument
+# is --no-build. Sets collector, fixtures, and the other arguments in rest.
+# shellcheck disable=SC2034 # for the scripts
+build() {
+    rest=("$@")
+    if [[ ${1:-} == --no-build ]]; then
+        rest=("${@:2}")
+    else
+        cargo build --quiet --release --workspace
+    fi
+    collector=$target/release/collector
+    fixtures=$target/release/c-fixtures
+    local built
+    for built in "$collector" "$fixtures" "$target/release/libtraceshim.so"; do
+        [[ -e $built ]] || die "$built: not built"
+    done
+    # Settings of the caller's shell would be part of the experiment.
+    unset LD_PRELOAD "${!TRACESHIM_@}"
+}

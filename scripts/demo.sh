@@ -8,10 +8,8 @@ make_scratch
 
 title "set-up and build"
 scripts/setup.sh
-cargo build --quiet --release --workspace
-collector=$target/release/collector
-program=$("$target/release/c-fixtures" path founding O2-fp)
-echo "built $collector"
+build "$@"
+program=$("$fixtures" path founding O2-fp)
 
 show() {
     printf '\n$ %s\n' "$*"

@@ -3,15 +3,13 @@
 # the exit status must be the same, and the threads whose birth was recorded as
 # many as strace counts.
 #
-#     scripts/real.sh [python|xz|zstd|redis...]      all of them without arguments
+#     scripts/real.sh [--no-build] [python|xz|zstd|redis...]      all of them without names
 
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_scratch
 
-cargo build --quiet --release --workspace
-collector=$target/release/collector
-unset LD_PRELOAD "${!TRACESHIM_@}"
+build "$@"
 failed=()
 
 expect() {
@@ -135,8 +133,8 @@ in_turn() {
     "check_$1"
 }
 
-((${#@} > 0)) || set -- python xz zstd redis
-for name in "$@"; do
+((${#rest[@]} > 0)) || rest=(python xz zstd redis)
+for name in "${rest[@]}"; do
     case $name in
     python) in_turn python python3 ;;
     xz | zstd) in_turn "$name" "$name" ;;

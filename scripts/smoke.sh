@@ -3,20 +3,14 @@
 # event and frame checked against what the fixture must yield. Prints what it
 # saw; fails where something expected is missing.
 #
-#     scripts/smoke.sh [FIXTURE...]      all of them without arguments
+#     scripts/smoke.sh [--no-build] [FIXTURE...]      all of them without names
 
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_scratch
 
 title "building"
-cargo build --quiet --release --workspace
-collector=$target/release/collector
-fixtures=$target/release/c-fixtures
-for built in "$collector" "$fixtures" "$target/release/libtraceshim.so"; do
-    [[ -e $built ]] || die "$built: cargo built none"
-done
-unset LD_PRELOAD "${!TRACESHIM_@}"
+build "$@"
 
 failed=()
 expectations=0
@@ -111,9 +105,56 @@ everything_in() {
     done
 }
 
-all=(founding nested storm parallel tables abi cxxhost unwind-ways annotate annotate-cxx forker loader early spin)
-((${#@} > 0)) || set -- "${all[@]}"
-for fixture in "$@"; do
+# kill -9 at a random moment, with no collector.
+killed() {
+    title "spin, killed 50 times"
+    report "what was published is readable" python3 scripts/kill_check.py \
+        "$collector" "$target/release/libtraceshim.so" "$("$fixtures" path spin O2-fp)" 50
+}
+
+# untraced WHAT WANTED NAME=VALUE...: a setting with which there can be no
+# trace. The program runs as ever, and one line of stderr says WANTED.
+untraced() {
+    local program
+    program=$("$fixtures" path storm O2-fp)
+    "$program" >"$scratch/plain.out"
+    report "$1: the program runs all the same" preloaded "${@:3}" "$program"
+    sed 's/^/        | /' "$scratch/traced.err"
+    report "$1: same output" cmp "$scratch/plain.out" "$scratch/traced.out"
+    report "$1: one line about it" one_line_says "$2"
+}
+
+preloaded() {
+    env LD_PRELOAD="$target/release/libtraceshim.so" "$@" >"$scratch/traced.out" 2>"$scratch/traced.err"
+}
+
+one_line_says() {
+    [[ $(wc -l <"$scratch/traced.err") == 1 ]] && grep -qF -- "$1" "$scratch/traced.err"
+}
+
+fails_open() {
+    title "settings and places with which there can be no trace"
+    untraced "a bad number" "TRACESHIM_STACK_DEPTH" TRACESHIM_DIR="$scratch/session" TRACESHIM_STACK_DEPTH=deep
+    untraced "a bad word" "TRACESHIM_UNWINDER" TRACESHIM_DIR="$scratch/session" TRACESHIM_UNWINDER=guess
+    # Not a directory without the right to write: root has every right.
+    : >"$scratch/file"
+    untraced "no directory" "$scratch/file" TRACESHIM_DIR="$scratch/file"
+    mkdir "$scratch/small"
+    if mount -t tmpfs -o size=1M tmpfs "$scratch/small" 2>/dev/null; then
+        trap 'umount "$scratch/small"; rm -rf "$scratch"' EXIT
+        untraced "a full disk" "$scratch/small" TRACESHIM_DIR="$scratch/small"
+    else
+        # Needs the right to mount, which no package gives.
+        echo "skipped: a full disk: can't mount a small tmpfs here"
+    fi
+}
+
+all=(
+    founding nested storm parallel tables abi cxxhost unwind-ways annotate annotate-cxx forker loader early spin
+    killed fails_open
+)
+((${#rest[@]} > 0)) || rest=("${all[@]}")
+for fixture in "${rest[@]}"; do
     case $fixture in
     founding) founding ;;
     nested)
@@ -124,6 +165,7 @@ for fixture in "$@"; do
     # How a slot looks and is protected, and how arguments get past it, hangs
     # on every flag.
     tables | abi) everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie ;;
+    killed | fails_open) "$fixture" ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;
     esac
