@@ -21,6 +21,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::slice;
 
+/// Chunks that stay behind the last used one at the end: destructors that run
+/// after ours still have something to say.
+const SPARE_CHUNKS: usize = 8;
+
 /// What a new ring's header says.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)] // The fields are those of `layout::header`.
@@ -134,8 +138,9 @@ impl RingMap {
     /// Threads may still run: what they write beyond the cut goes to memory
     /// that nobody reads, and never faults.
     pub fn trim(&self, keep: bool) -> Result<()> {
-        let used = self.ring().map_or(1, |ring| ring.high_water()) as usize * CHUNK_BYTES;
         let total = self.words.len() * 8;
+        let used = self.ring().map_or(1, |ring| ring.high_water()) as usize + SPARE_CHUNKS;
+        let used = (used * CHUNK_BYTES).min(total);
         if used < total {
             // SAFETY: the range lies within our own mapping, to the page, and
             // is seen as atomics only; replacing it by zeroed memory is a

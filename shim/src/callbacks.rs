@@ -55,10 +55,10 @@ const ALLOCATORS: [&[u8]; 12] = [
 /// where there are no more.
 pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u64> {
     let mut hooks = HOOKS.lock();
-    if let Some(&n) = hooks.by_address.get(&target) {
-        if hooks.all.get(usize::from(n)).is_some_and(|hook| hook.name == name) {
-            return arch::stub(n);
-        }
+    if let Some(&n) = hooks.by_address.get(&target)
+        && hooks.all.get(usize::from(n)).is_some_and(|hook| hook.name == name)
+    {
+        return arch::stub(n);
     }
     let n = u16::try_from(hooks.all.len()).ok().filter(|&n| usize::from(n) < arch::STUBS);
     let Some(n) = n else {

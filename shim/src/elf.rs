@@ -135,8 +135,9 @@ impl Dynamic {
         self.relocations.iter().flat_map(move |&(at, bytes)| {
             let count = if at == 0 { 0 } else { bytes as usize / size_of::<Rela>() };
             (0..count).filter_map(move |i| {
+                let rela = (at as *const Rela).wrapping_add(i);
                 // SAFETY: the dynamic section says that it is there.
-                let rela = unsafe { (at as *const Rela).add(i).read_unaligned() };
+                let rela = unsafe { rela.read_unaligned() };
                 self.import(rela)
             })
         })

@@ -6,14 +6,20 @@ pub(crate) struct KeepErrno(i32);
 
 impl KeepErrno {
     pub(crate) fn new() -> KeepErrno {
-        // SAFETY: the location is this thread's and always valid.
-        KeepErrno(unsafe { *libc::__errno_location() })
+        KeepErrno(*errno())
     }
+}
+
+fn errno() -> &'static mut i32 {
+    // SAFETY: always succeeds.
+    let place = unsafe { libc::__errno_location() };
+    // SAFETY: the location is this thread's own and valid while the thread
+    // runs; each borrow ends with the statement that makes it.
+    unsafe { &mut *place }
 }
 
 impl Drop for KeepErrno {
     fn drop(&mut self) {
-        // SAFETY: see above.
-        unsafe { *libc::__errno_location() = self.0 };
+        *errno() = self.0;
     }
 }

@@ -15,6 +15,9 @@ pub(crate) struct ThreadState {
     /// The thread's own stack, as far as known; empty before it is.
     pub(crate) stack_lo: u64,
     pub(crate) stack_hi: u64,
+    /// From here up there is room on it for a handler; below, and at first,
+    /// handlers run on the block's stack.
+    pub(crate) roomy_from: u64,
     /// Events refused since the last one that was recorded.
     pub(crate) reentered: u64,
     /// Where the thread writes.

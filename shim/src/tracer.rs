@@ -7,7 +7,7 @@ use crate::errno::KeepErrno;
 use crate::recording::inside;
 use crate::state::ThreadState;
 use crate::{arch, callbacks, hooks, modules, real, say};
-use std::ffi::OsString;
+use std::ffi::{CStr, CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -104,6 +104,9 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
         if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
             return Err("the program runs with raised privileges; it runs untraced".to_owned());
         }
+        if !config.follow && !is_first_of_its_kind() {
+            return Ok(());
+        }
         let config: &'static Config = Box::leak(Box::new(config));
         CONFIG.store(std::ptr::from_ref(config).cast_mut(), Ordering::Release);
         let tracer = make(config)
@@ -121,6 +124,24 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
         Ok(Ok(())) => {}
         Ok(Err(why)) => say::error(format_args!("{why}")),
         Err(_) => disable(format_args!("the start failed")),
+    }
+}
+
+/// Where children aren't followed, a program that a traced one has executed
+/// must know that it is one: the first leaves its process id in the environment.
+fn is_first_of_its_kind() -> bool {
+    const ROOT: &CStr = c"TRACESHIM_ROOT";
+    let own = std::process::id().to_string();
+    match std::env::var_os("TRACESHIM_ROOT") {
+        Some(root) => root == *own,
+        None => {
+            if let Ok(own) = CString::new(own) {
+                // SAFETY: two C strings, which libc copies; the program has not
+                // begun, so nobody else reads the environment.
+                unsafe { libc::setenv(ROOT.as_ptr(), own.as_ptr(), 1) };
+            }
+            true
+        }
     }
 }
 

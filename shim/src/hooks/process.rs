@@ -97,6 +97,7 @@ unsafe extern "C-unwind" fn before_exec(context: *mut Context, thread: *mut Thre
 macro_rules! exit_entries {
     ($($name:ident, $real:path;)*) => {
         $(around_entry! {
+            #[allow(non_snake_case)] // The name is C's.
             /// An end without exit handlers.
             $name, $real, before_end, never
         })*

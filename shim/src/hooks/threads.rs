@@ -37,6 +37,8 @@ const LAST_ROUND: u8 = 4;
 const KEYS_IN_PLACE: u32 = 32;
 /// What libc keeps at the top of a stack, beside what is asked for.
 const STACK_SLACK: u64 = 4096;
+/// With less than this left on the current stack a handler runs on ours.
+const ROOM_BYTES: u64 = 64 << 10;
 
 static KEY: AtomicU32 = AtomicU32::new(u32::MAX);
 static DEFAULT_STACK: AtomicU64 = AtomicU64::new(0);
@@ -214,6 +216,7 @@ pub(crate) unsafe extern "C-unwind" fn on_begin(context: *mut Context, thread: *
             0 => state.stack_hi.saturating_sub(info.stack_bytes) + STACK_SLACK,
             lo => lo,
         };
+        state.roomy_from = state.stack_lo + ROOM_BYTES;
     }
     drop(info);
     // SAFETY: called by the gate.
@@ -268,20 +271,13 @@ pub(crate) fn first_seen(recording: &mut Recording<'_>) {
 /// The stack of a thread that nobody announced.
 fn find_stack(thread: &mut ThreadState, is_main: bool) {
     const LARGEST: u64 = 1 << 30;
-    let here = std::ptr::from_ref(&thread) as u64;
     let size = DEFAULT_STACK.load(Ordering::Relaxed).min(LARGEST);
-    if is_main {
-        thread.stack_hi = MAIN_STACK_TOP.load(Ordering::Relaxed);
-        thread.stack_lo = thread.stack_hi.saturating_sub(size);
-        return;
-    }
-    // Ours is not the thread's stack where the gate moved to the block; the
-    // thread's own is below its control block in any case.
-    let top = thread_pointer();
+    let top = if is_main { MAIN_STACK_TOP.load(Ordering::Relaxed) } else { thread_pointer() };
     thread.stack_hi = top;
-    // How far down it goes isn't known: only that reads go upwards. With so
-    // little room a handler always runs on a stack of ours.
-    thread.stack_lo = top.saturating_sub(LARGEST.min(size)).max(if here < top { 0 } else { top });
+    thread.stack_lo = top.saturating_sub(size);
+    // How far down another thread's stack goes isn't known, only that reads go
+    // upwards from its stack pointer: handlers run on a stack of ours.
+    thread.roomy_from = if is_main { thread.stack_lo + ROOM_BYTES } else { u64::MAX };
 }
 
 fn watch_for_end(thread: &mut ThreadState) {
@@ -332,17 +328,17 @@ unsafe extern "C-unwind" fn after_set_name(context: *mut Context, thread: *mut T
     // SAFETY: libc accepted the name, so it is a string.
     let name = unsafe { CStr::from_ptr(context.args[1] as *const libc::c_char) };
     let target = arch::state_of_thread(context.args[0]);
+    // SAFETY: libc accepted the thread, so it exists.
+    let uid = unsafe { &raw const (*target).uid }.cast_mut();
+    // SAFETY: as above; at worst the thread is about to set the word.
+    let uid = unsafe { AtomicU32::from_ptr(uid) }.load(Ordering::Relaxed);
+    let set_name = |recording: &mut Recording<'_>| {
+        let name = recording.tracer.ring.string(name.to_bytes());
+        if recording.thread.uid == uid {
+            recording.thread.name = name;
+        }
+        recording.event(kind::THREAD_NAME, 0, &[pair(name, uid)]);
+    };
     // SAFETY: called by the gate.
-    unsafe {
-        inside(thread, |recording| {
-            let name = recording.tracer.ring.string(name.to_bytes());
-            // SAFETY: libc accepted the thread, so it exists; the field is a
-            // word that at worst is about to be set.
-            let uid = AtomicU32::from_ptr((&raw const (*target).uid).cast_mut()).load(Ordering::Relaxed);
-            if std::ptr::eq(target, recording.thread) {
-                recording.thread.name = name;
-            }
-            recording.event(kind::THREAD_NAME, 0, &[pair(name, uid)]);
-        });
-    }
+    unsafe { inside(thread, set_name) }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Context {
 /// Bytes of a [`Context`] below the saved rbp.
 pub(super) const BELOW_RBP: usize = size_of::<Context>() - 16;
 
-const _: () = assert!(BELOW_RBP == 160 && BELOW_RBP % 16 == 0);
+const _: () = assert!(BELOW_RBP == 160 && BELOW_RBP.is_multiple_of(16));
 
 impl Context {
     /// The caller, as an unwinder starts with it.

@@ -21,9 +21,6 @@ static VECTOR_STATE: AtomicU64 = AtomicU64::new(0);
 /// A handler: what an entry calls through the gate.
 pub(super) type Handler = unsafe extern "C-unwind" fn(*mut Context, *mut ThreadState);
 
-/// With less than this left on the current stack a handler runs on ours.
-const ROOM_BYTES: usize = 64 << 10;
-
 /// Finds out what vector registers there are.
 pub(crate) fn prepare_vector_state() {
     const OSXSAVE: u32 = 1 << 27;
@@ -165,9 +162,7 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov rax, [rbp - 48]",
         "mov rsi, r12",
         "mov r14, rsp",
-        "mov rcx, [r12 + {lo}]",
-        "add rcx, {room}",
-        "cmp rsp, rcx",
+        "cmp rsp, [r12 + {roomy_from}]",
         "jb 31f",
         "cmp rsp, [r12 + {hi}]",
         "jb 32f",
@@ -218,7 +213,7 @@ pub(crate) unsafe extern "C" fn gate() {
         vector_state = sym VECTOR_STATE,
         vectors = const offset_of!(Block, vectors),
         stack_top = const BLOCK_BYTES,
-        room = const ROOM_BYTES,
+        roomy_from = const offset_of!(ThreadState, roomy_from),
     )
 }
 
