@@ -20,8 +20,8 @@ pub enum Policy {
     /// Only frame pointers, whatever the code; for diagnosis. Never `Complete`.
     FramePointer,
     /// Frame pointers where the code is known to keep them and there is no C
-    /// on the stack, and from there on the table. The stack and its status are
-    /// those of `Table`.
+    /// on the stack, for as long as each address's own rule is that step; from
+    /// there on the table. The stack and its status are those of `Table`.
     Auto {
         /// C code is on the stack, or may be.
         c_on_stack: bool,
@@ -129,13 +129,15 @@ impl Capturer {
             }
             _ => Unwinder::Table,
         };
-        let mut status = match frames.push(set, &m) {
-            Err(status) => status,
-            Ok(()) if mem.read(m.sp & !7).is_none() => StackStatus::UnknownStack,
-            Ok(()) if policy == Policy::FramePointer => {
-                walk::by_forced_frame_pointers(set, mem, &mut m, &mut self.trace, &mut frames)
-            }
-            Ok(()) => self.walk(set, mem, &mut m, &mut frames, unwinder),
+        let mut status = if mem.read(m.sp & !7).is_none() {
+            self.trace.give_up();
+            let pushed = frames.push(&m, set.is_hidden(m.lookup_address()));
+            pushed.err().unwrap_or(StackStatus::UnknownStack)
+        } else if policy == Policy::FramePointer {
+            walk::by_forced_frame_pointers(set, mem, &mut m, &mut frames)
+        } else {
+            let (learned, trace) = (&mut self.learned, &mut self.trace);
+            walk::by_rules::<false, M>(learned, set, mem, &mut m, trace, &mut frames)
         };
         if status == StackStatus::UnknownRegister && policy != Policy::FramePointer {
             status = self.walk_all_registers(set, mem, regs, ip_is_exact, &mut frames);
@@ -146,7 +148,7 @@ impl Capturer {
             regs: *regs,
             question: question.unwrap_or_default(),
             caller: self.caller(mem, regs, ip_is_exact),
-            may_be_remembered: question.is_some() && is_final(status) && self.trace.is_complete(),
+            may_be_remembered: question.is_some() && is_final(status) && self.trace.is_whole(),
         };
         outcome
     }
@@ -157,6 +159,7 @@ impl Capturer {
     pub fn remember(&mut self, id: u32) {
         let last = &self.last;
         if last.may_be_remembered {
+            self.trace.find_live();
             self.memo.remember(last.question, &last.regs, last.caller, &self.trace, id);
             self.last.may_be_remembered = false;
         }
@@ -205,24 +208,6 @@ impl Capturer {
         rule.is_ok_and(Rule::is_frame_pointer)
     }
 
-    #[inline(always)]
-    fn walk<M: StackMemory>(
-        &mut self,
-        set: &ModuleSet,
-        mem: &M,
-        m: &mut Machine,
-        frames: &mut Frames<'_>,
-        unwinder: Unwinder,
-    ) -> StackStatus {
-        if unwinder == Unwinder::FramePointer
-            && let Err(status) =
-                walk::by_kept_frame_pointers(&self.learned, set, mem, m, &mut self.trace, frames)
-        {
-            return status;
-        }
-        walk::by_rules::<false, M>(&mut self.learned, set, mem, m, &mut self.trace, frames)
-    }
-
     /// The walk that a function with its CFA on rbx or r12 to r15 needs (such
     /// as `_dl_runtime_resolve`): again from the start, following all of them.
     #[cold]
@@ -239,13 +224,8 @@ impl Capturer {
         self.trace.give_up();
         let mut m = Machine::new(regs, ip_is_exact, true);
         frames.len = 0;
-        match frames.push(set, &m) {
-            Err(status) => status,
-            Ok(()) => {
-                let (learned, trace) = (&mut self.learned, &mut self.trace);
-                walk::by_rules::<true, M>(learned, set, mem, &mut m, trace, frames)
-            }
-        }
+        let (learned, trace) = (&mut self.learned, &mut self.trace);
+        walk::by_rules::<true, M>(learned, set, mem, &mut m, trace, frames)
     }
 }
 

@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 
 /// What a remembered walk depends on: pairs of neighbouring slots, then single
 /// ones, each innermost first. Offsets are words from rsp.
-pub(crate) struct Slots<'a> {
+pub(crate) struct Remembered<'a> {
     pub(crate) pairs: &'a [[u64; 2]],
     pub(crate) pair_offsets: &'a [u16],
     pub(crate) singles: &'a [u64],
@@ -17,11 +17,11 @@ pub(crate) struct Slots<'a> {
     pub(crate) extent: u16,
 }
 
-/// Slots compared before a difference is looked at: without a branch each, and
+/// Remembered compared before a difference is looked at: without a branch each, and
 /// without going far where the innermost already differ.
 const STRIDE: usize = 8;
 
-impl Slots<'_> {
+impl Remembered<'_> {
     /// Whether the stack that starts at `sp` still has these values. `false`
     /// where any of them would be outside `stack`.
     #[inline(always)]
@@ -77,7 +77,7 @@ impl Window {
     #[inline(always)]
     fn word(self, offset: u16) -> u64 {
         let word = self.0.wrapping_add(usize::from(offset));
-        // SAFETY: no offset of `Slots` is above its extent, and `window` has
+        // SAFETY: no offset of `Remembered` is above its extent, and `window` has
         // found all words up to that in bounds whose maker promised them readable.
         unsafe { word.read_volatile() }
     }

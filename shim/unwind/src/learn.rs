@@ -12,7 +12,7 @@ use crate::module::ModuleSet;
 use crate::rule::{Kind, Rule};
 use crate::rules::Rules;
 use crate::stepper::Verdict;
-use crate::trace::{Listener, Trace, Traced};
+use crate::trace::{Trace, Traced};
 use traceshim_ring::stack::StackStatus;
 
 /// What a thread has learned, and gimli's working memory. Valid when zeroed.
@@ -50,7 +50,7 @@ impl Learned {
         let Some(module) = set.find(address) else {
             return Rule::stop(StackStatus::NoModule);
         };
-        match cfi::find(&mut self.context, module, address) {
+        let rule = match cfi::find(&mut self.context, module, address) {
             Ok(found) if found.is_end() => Rule::END,
             Ok(found) if found.signal => Rule::EVALUATE,
             Ok(found) => Rule::of_row(found.row).unwrap_or(Rule::EVALUATE),
@@ -58,7 +58,8 @@ impl Learned {
                 Rule::FRAME_POINTER_ONLY
             }
             Err(status) => Rule::stop(status),
-        }
+        };
+        rule.hidden(module.desc().hidden)
     }
 
     /// Takes the step from an address that was never met (or is forgotten) and
@@ -77,7 +78,7 @@ impl Learned {
         let rule = self.classify(set, address);
         if rule.kind() == Kind::Cfa {
             let mut after = *m;
-            rule.step::<ALL, _>(&mut after, &mem, &mut ())?;
+            rule.step::<ALL, _>(&mut after, &mem)?;
             // framehop follows rsp and rbp only, and can't lose a register.
             if rule.is_from_sp_or_bp() {
                 if after.saved(BP).is_none() {
@@ -94,8 +95,7 @@ impl Learned {
         Ok(rule)
     }
 
-    /// Takes the step by evaluating the row. Which reads matter for what isn't
-    /// found out: all do, and rbp does.
+    /// Takes the step by evaluating the row.
     #[cold]
     #[inline(never)]
     pub(crate) fn evaluate(
@@ -108,8 +108,9 @@ impl Learned {
         let address = m.lookup_address();
         let module = set.find(address).ok_or(StackStatus::NoModule)?;
         let found = cfi::find(&mut self.context, module, address)?;
-        trace.use_bp();
-        trace.derive_bp();
-        found.step(m, &Traced::new(mem, trace))
+        let first = trace.reads();
+        found.step(m, &Traced::new(mem, trace))?;
+        trace.evaluated(first);
+        Ok(())
     }
 }

@@ -12,10 +12,10 @@
 //! pointers keeps anything in it; all slots that decided the walk; no walk that
 //! saw a failed read; bounds that still hold the slots.
 
-use crate::compare::Slots;
+use crate::compare::Remembered;
 use crate::machine::Regs;
 use crate::memory::StackBounds;
-use crate::trace::Trace;
+use crate::trace::{Slots, Trace};
 
 const SETS: usize = 32;
 const WAYS: usize = 8;
@@ -116,7 +116,7 @@ impl Memo {
 
     /// An entry's slots; `None` where they were overwritten since.
     #[inline(always)]
-    fn slots(&self, entry: &Entry) -> Option<Slots<'_>> {
+    fn slots(&self, entry: &Entry) -> Option<Remembered<'_>> {
         if self.head.wrapping_sub(entry.at) > ARENA as u64 {
             return None;
         }
@@ -127,7 +127,7 @@ impl Memo {
         let offsets = rest.get(..offset_words(pairs, singles))?;
         let offsets = crate::halves::as_u16s(offsets);
         let (pair_offsets, rest) = offsets.split_at_checked(pairs)?;
-        Some(Slots {
+        Some(Remembered {
             pairs: pair_words.as_chunks().0,
             pair_offsets,
             singles: single_words,
@@ -208,13 +208,13 @@ impl Memo {
         let (pair_offsets, single_offsets) = offsets.split_at_mut_checked(pairs)?;
         let mut pair_slots = pair_offsets.iter_mut().zip(pair_words.as_chunks_mut().0);
         let mut single_slots = single_offsets.iter_mut().zip(single_words);
-        for group in groups(trace) {
-            match group {
-                Group::Pair(offset, values) => {
+        for slots in trace.live() {
+            match slots? {
+                Slots::Pair(offset, values) => {
                     let (o, v) = pair_slots.next()?;
                     (*o, *v) = (offset, values);
                 }
-                Group::Single(offset, value) => {
+                Slots::Single(offset, value) => {
                     let (o, v) = single_slots.next()?;
                     (*o, *v) = (offset, value);
                 }
@@ -237,13 +237,13 @@ struct Shape {
 impl Shape {
     fn of(trace: &Trace) -> Option<Shape> {
         let mut shape = Shape { pairs: 0, singles: 0, extent: 0 };
-        for group in groups(trace) {
-            let last = match group {
-                Group::Pair(offset, _) => {
+        for slots in trace.live() {
+            let last = match slots? {
+                Slots::Pair(offset, _) => {
                     shape.pairs = shape.pairs.checked_add(1)?;
                     offset.checked_add(1)?
                 }
-                Group::Single(offset, _) => {
+                Slots::Single(offset, _) => {
                     shape.singles = shape.singles.checked_add(1)?;
                     offset
                 }
@@ -252,24 +252,4 @@ impl Shape {
         }
         Some(shape)
     }
-}
-
-enum Group {
-    Pair(u16, [u64; 2]),
-    Single(u16, u64),
-}
-
-/// The live slots, those of a saved rbp and the return address above it together.
-fn groups(trace: &Trace) -> impl Iterator<Item = Group> + '_ {
-    let mut slots = trace.live().peekable();
-    std::iter::from_fn(move || {
-        let (offset, value) = slots.next()?;
-        let next =
-            slots.next_if(|(o, _)| Some(*o) == offset.checked_add(1) || o.checked_add(1) == Some(offset));
-        Some(match next {
-            None => Group::Single(offset, value),
-            Some((above, second)) if above > offset => Group::Pair(offset, [value, second]),
-            Some((below, second)) => Group::Pair(below, [second, value]),
-        })
-    })
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! bits  0..3   kind
+//!       7      the code is the tracer's own
 //! CFA:  3..6   the register that the CFA is counted from: 0 rsp, 1.. Machine::saved
 //!       6      a callee-saved register other than rbp has a rule that doesn't fit
 //!       8..28  CFA - register, in words, signed
@@ -13,7 +14,6 @@
 
 use crate::machine::{BP, Machine, SAVED, saved_index};
 use crate::memory::StackMemory;
-use crate::trace::Listener;
 use gimli::{CfaRule, RegisterRule, UnwindContextStorage, UnwindTableRow, X86_64};
 use traceshim_ring::stack::StackStatus;
 
@@ -41,6 +41,7 @@ const EVALUATE: u64 = 3;
 const FRAME_POINTER_ONLY: u64 = 4;
 
 const OTHERS_DONT_FIT: u64 = 1 << 6;
+const HIDDEN: u64 = 1 << 7;
 const BP_LOST: i64 = -2048;
 const OTHER_LOST: u64 = 15;
 
@@ -62,6 +63,17 @@ impl Rule {
     #[inline(always)]
     pub(crate) const fn from_bits(bits: u64) -> Rule {
         Rule(bits)
+    }
+
+    /// The same, for code whose frames aren't reported.
+    pub(crate) const fn hidden(self, hidden: bool) -> Rule {
+        Rule(if hidden { self.0 | HIDDEN } else { self.0 })
+    }
+
+    /// Whether the frame isn't reported.
+    #[inline(always)]
+    pub(crate) fn is_hidden(self) -> bool {
+        self.0 & HIDDEN != 0
     }
 
     #[inline(always)]
@@ -141,6 +153,28 @@ impl Rule {
         self.kind() == Kind::Cfa && self.base() <= 1
     }
 
+    /// Whether the step needs rbp: its CFA is counted from there.
+    #[inline(always)]
+    pub(crate) fn is_from_bp(self) -> bool {
+        self.kind() == Kind::FramePointerOnly || self.kind() == Kind::Cfa && self.base() == 1
+    }
+
+    /// Where the step finds the caller's rbp.
+    pub(crate) fn bp_slot(self, cfa: u64) -> Option<u64> {
+        match self.kind() {
+            Kind::FramePointerOnly => Some(cfa.wrapping_sub(16)),
+            Kind::Cfa if self.bp_words() != 0 && self.bp_words() != BP_LOST => {
+                Some(cfa.wrapping_add((self.bp_words() as u64).wrapping_mul(8)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether rbp is the caller's already.
+    pub(crate) fn keeps_bp(self) -> bool {
+        self.kind() == Kind::Cfa && self.bp_words() == 0
+    }
+
     /// Whether rbx or r12 to r15 can only be had by evaluating the row.
     #[inline(always)]
     pub(crate) fn others_dont_fit(self) -> bool {
@@ -183,32 +217,21 @@ impl Rule {
         self,
         m: &mut Machine,
         mem: &M,
-        listener: &mut impl Listener,
     ) -> Result<(), StackStatus> {
         let base = match self.base() {
             0 => m.sp,
-            b => {
-                listener.use_bp();
-                m.saved(b.wrapping_sub(1) as usize).ok_or(StackStatus::UnknownRegister)?
-            }
+            b => m.saved(b.wrapping_sub(1) as usize).ok_or(StackStatus::UnknownRegister)?,
         };
         let cfa = base.wrapping_add((self.cfa_words() as u64).wrapping_mul(8));
         if cfa <= m.sp {
             return Err(StackStatus::NotUpwards);
         }
+        let ip = return_address(mem.read(cfa.wrapping_sub(8)))?;
         match self.bp_words() {
             0 => {}
-            BP_LOST => {
-                listener.derive_bp();
-                m.set_saved(BP, None);
-            }
-            w => {
-                let slot = cfa.wrapping_add((w as u64).wrapping_mul(8));
-                m.set_saved(BP, listener.read_bp(slot, mem.read(slot)));
-            }
+            BP_LOST => m.set_saved(BP, None),
+            w => m.set_saved(BP, mem.read(cfa.wrapping_add((w as u64).wrapping_mul(8)))),
         }
-        let slot = cfa.wrapping_sub(8);
-        let ip = return_address(listener.read(slot, mem.read(slot)))?;
         if ALL {
             for i in 1..SAVED {
                 match self.0.wrapping_shr(36u32.wrapping_add(4 * i as u32)) & 15 {

@@ -3,12 +3,12 @@
 use crate::module::ModuleSet;
 use crate::rule::Rule;
 
-/// A power of two; 16 bytes each.
-pub(crate) const RULES: usize = 1024;
+/// Powers of two; a rule takes 16 bytes.
+const SETS: usize = 512;
 
-/// Valid when zeroed: no code is at address 0.
+/// Two ways, the newer one first. Valid when zeroed: no code is at address 0.
 pub(crate) struct Rules {
-    entries: [Entry; RULES],
+    entries: [[Entry; 2]; SETS],
 }
 
 #[derive(Clone, Copy)]
@@ -18,33 +18,36 @@ struct Entry {
     rule: u64,
 }
 
+/// Cheap, since each step of a walk waits for it. Return addresses differ in their low bits.
 #[inline(always)]
-fn index(address: u64) -> usize {
-    // Fibonacci hashing: the high bits of the product depend on all of the address.
-    (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize & (RULES - 1)
+fn set_of(address: u64) -> usize {
+    (address ^ address >> 9) as usize & (SETS - 1)
 }
 
 impl Rules {
     #[inline(always)]
     pub(crate) fn get(&self, address: u64) -> Option<Rule> {
-        let entry = self.entries.get(index(address))?;
-        (entry.address == address && address != 0).then(|| Rule::from_bits(entry.rule))
+        let [first, second] = self.entries.get(set_of(address))?;
+        let rule = if second.address == address { second.rule } else { first.rule };
+        let known = first.address == address || second.address == address;
+        (known && address != 0).then(|| Rule::from_bits(rule))
     }
 
     pub(crate) fn insert(&mut self, address: u64, rule: Rule) {
-        if let Some(entry) = self.entries.get_mut(index(address)) {
-            *entry = Entry { address, rule: rule.bits() };
+        if let Some([first, second]) = self.entries.get_mut(set_of(address)) {
+            *second = *first;
+            *first = Entry { address, rule: rule.bits() };
         }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.entries.fill(Entry { address: 0, rule: 0 });
+        self.entries.as_flattened_mut().fill(Entry { address: 0, rule: 0 });
     }
 
     /// Drops what a change of modules has made untrue: everything but the rules
     /// of modules that are in `set` and were there at `generation`.
     pub(crate) fn retain(&mut self, set: &ModuleSet, generation: u64) {
-        for entry in &mut self.entries {
+        for entry in self.entries.as_flattened_mut() {
             let stays = entry.address != 0 && set.find(entry.address).is_some_and(|m| m.since <= generation);
             if !stays {
                 entry.address = 0;

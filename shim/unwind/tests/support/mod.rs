@@ -52,8 +52,18 @@ pub(crate) fn modules(frame_pointers: FramePointers) -> Vec<ModuleDesc> {
     out.0
 }
 
-/// The calling thread's own stack.
+/// The calling thread's own stack, from a little below the caller. (The main
+/// thread's isn't mapped down to its limit.)
 pub(crate) fn own_stack() -> StackBounds {
+    let whole = whole_stack();
+    let here = (&raw const whole).addr() as u64;
+    let lo = (here.saturating_sub(4096) & !7).max(whole.lo());
+    // SAFETY: a part of what `whole_stack` has found.
+    unsafe { StackBounds::new(lo, whole.hi()) }
+}
+
+/// The calling thread's own stack down to its limit.
+pub(crate) fn whole_stack() -> StackBounds {
     let (mut base, mut len) = (std::ptr::null_mut(), 0);
     // SAFETY: plain calls with valid out-pointers; the stack is mapped while the thread runs.
     #[allow(clippy::multiple_unsafe_ops_per_block)]
@@ -62,9 +72,7 @@ pub(crate) fn own_stack() -> StackBounds {
         libc::pthread_getattr_np(libc::pthread_self(), &mut attr);
         libc::pthread_attr_getstack(&attr, &mut base, &mut len);
         libc::pthread_attr_destroy(&mut attr);
-        // The main thread's stack isn't mapped down to its limit: start below the current frame.
-        let here = (&raw const attr).addr().saturating_sub(4096).max(base.addr());
-        StackBounds::new(here as u64 & !7, (base.addr() + len) as u64)
+        StackBounds::new(base.addr() as u64, (base.addr() + len) as u64)
     }
 }
 
@@ -131,12 +139,20 @@ pub(crate) fn output(name: &str) -> PathBuf {
 pub(crate) struct Library(*mut c_void);
 
 impl Library {
+    /// Opens a library that was just built, and removes its file.
     pub(crate) fn open(path: &Path) -> Library {
-        let name = CString::new(path.to_str().expect("UTF-8")).expect("no zero byte");
-        // SAFETY: the tests' libraries have no constructors.
+        let library = Self::find(path.to_str().expect("UTF-8"));
+        let library = library.unwrap_or_else(|| panic!("can't open {}", path.display()));
+        let _ = std::fs::remove_file(path);
+        library
+    }
+
+    /// Opens a library by its name, where it is there.
+    pub(crate) fn find(name: &str) -> Option<Library> {
+        let name = CString::new(name).expect("no zero byte");
+        // SAFETY: neither the tests' libraries nor those of the system mind.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
-        assert!(!handle.is_null(), "dlopen {}", path.display());
-        Library(handle)
+        (!handle.is_null()).then_some(Library(handle))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<*mut c_void> {
