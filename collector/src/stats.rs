@@ -47,6 +47,8 @@ pub(crate) struct ProcessStats {
     pub(crate) truncated: BTreeMap<&'static str, u64>,
     /// First and last event.
     pub(crate) span_ns: Option<(u64, u64)>,
+    /// Whether the last event was that the process executes another program.
+    pub(crate) last_was_exec: bool,
 }
 
 /// One function's figures.
@@ -71,6 +73,22 @@ impl ProcessStats {
     /// Events of one kind.
     pub(crate) fn kind(&self, kind: Kind) -> u64 {
         self.kinds.get(kind as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether there is more than a main thread and the modules that any
+    /// program loads.
+    pub(crate) fn is_remarkable(&self) -> bool {
+        let boring = [
+            Kind::ThreadStart,
+            Kind::ThreadExit,
+            Kind::ThreadName,
+            Kind::ModuleLoad,
+            Kind::ModuleUnload,
+            Kind::Fork,
+            Kind::Exec,
+        ];
+        let threads: u64 = self.threads.values().map(|threads| threads.count).sum();
+        threads > 1 || boring.iter().map(|&kind| self.kind(kind)).sum::<u64>() < self.events()
     }
 
     /// Adds up the events for which `passes` holds. Stacks are named only once
@@ -111,7 +129,10 @@ impl ProcessStats {
         self.kinds[event.body.kind() as usize] += 1;
         let (first, last) = self.span_ns.get_or_insert((event.ts_ns, event.ts_ns));
         *first = (*first).min(event.ts_ns);
-        *last = (*last).max(event.ts_ns);
+        if event.ts_ns >= *last {
+            *last = event.ts_ns;
+            self.last_was_exec = matches!(event.body, Body::Exec { .. });
+        }
         if let Some(stack) = event.body.stack() {
             let count = stacks.entry(stack).or_default();
             *count = (count.0 + 1, count.1.max(event.ticks));

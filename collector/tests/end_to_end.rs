@@ -103,7 +103,8 @@ fn the_trace_says_the_same_as_the_ring() {
     let kinds = |input: &Path| {
         let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
         for event in events(input) {
-            *kinds.entry(event["kind"].to_string()).or_default() += 1;
+            let what = format!("{} {} {}", event["kind"], event["function"], event["module"]);
+            *kinds.entry(what).or_default() += 1;
         }
         kinds
     };

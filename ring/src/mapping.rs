@@ -69,6 +69,9 @@ impl RingMap {
             // A forked child must not write into its parent's ring; the shim
             // notices the fork and makes a ring for the child.
             map.advise(Advice::DontFork)?;
+            // Nothing is in the file yet: reading ahead of the first fault
+            // would only clear pages, megabytes of them.
+            let _ = map.advise(Advice::Random);
             Ok((map, (meta.dev(), meta.ino())))
         });
         let (map, identity) = match made {

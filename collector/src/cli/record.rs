@@ -204,7 +204,10 @@ fn summarize(args: &RecordArgs, program: &Program, counts: Counts, session: &Ses
     } else {
         let Counts { processes, events, callbacks, births, lost, .. } = counts;
         say(format_args!(
-            "{events} events of {processes} processes: {callbacks} callbacks, {births} thread births; {lost} lost"
+            "{}: {}, {}; {lost} lost",
+            events_of(events, processes),
+            plural(callbacks, "callback", "callbacks"),
+            plural(births, "thread birth", "thread births"),
         ));
         if !to_stdout {
             match describe(&args.output) {
@@ -215,11 +218,19 @@ fn summarize(args: &RecordArgs, program: &Program, counts: Counts, session: &Ses
     }
     if counts.running > 0 {
         say(format_args!(
-            "{} processes still run and keep their rings in {}",
-            counts.running,
+            "{} still running, with rings in {}",
+            plural(counts.running, "process is", "processes are"),
             session.path().display()
         ));
     }
+}
+
+fn events_of(events: u64, processes: u64) -> String {
+    format!("{} of {}", plural(events, "event", "events"), plural(processes, "process", "processes"))
+}
+
+fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// What the trace adds up to, over all processes.
@@ -244,7 +255,7 @@ fn describe(trace: &Path) -> Result<Vec<String>> {
     }
     let threads: Vec<String> = threads.iter().map(|(origin, count)| format!("{count} {origin}")).collect();
     Ok(vec![
-        format!("threads by origin: {}; {logs} log events", threads.join(", ")),
+        format!("threads by origin: {}; {}", threads.join(", "), plural(logs, "log event", "log events")),
         format!("{stacks}"),
         format!("wrote {}", trace.display()),
     ])

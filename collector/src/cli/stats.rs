@@ -70,10 +70,11 @@ pub(crate) fn run(args: StatsArgs) -> Result<ExitCode> {
 }
 
 /// How a process ended, as far as its ring tells.
-fn state(process: &Process) -> &'static str {
+fn state(process: &Process, stats: &ProcessStats) -> &'static str {
     match (process.info.ended, process.alive) {
         (true, _) => "ended",
         (false, true) => "running",
+        (false, false) if stats.last_was_exec => "became another program",
         (false, false) => "ended without notice",
     }
 }
@@ -90,10 +91,14 @@ fn write_text(
         out,
         "process {} {exe}: {}, {} events in {}",
         process.info.pid,
-        state(process),
+        state(process, stats),
         stats.events(),
         duration_string(last_ns - first_ns),
     )?;
+
+    if !stats.is_remarkable() && process.lost() == 0 && process.damaged == 0 {
+        return writeln!(out, "nothing but its main thread; {}", stats.stacks);
+    }
 
     writeln!(out, "\nthreads by origin\n{:>10} {:>16}  origin", "count", "alive at the end")?;
     for (origin, threads) in &stats.threads {
@@ -184,7 +189,7 @@ fn write_json(
         sink.number("pid", process.info.pid.into());
         sink.number("ppid", process.info.ppid.into());
         sink.text("exe", &process.exe());
-        sink.word("state", state(process));
+        sink.word("state", state(process, stats));
         sink.number("start_ns", process.info.start_mono_ns);
         sink.number("events", stats.events());
         list(sink, "kinds", Kind::ALL, |sink, &kind| {

@@ -17,10 +17,12 @@ use std::time::Instant;
 use support::{Library, compile, output, source};
 use traceshim_unwind::{Capturer, FramePointers, ModuleSet, Policy, Regs, Section, StackBounds, StackMemory};
 
+/// As in `tests/c/calls.h`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Job {
     callback: unsafe extern "C" fn(*mut c_void),
-    start: extern "C" fn(*mut c_void),
+    next: unsafe extern "C" fn(*mut c_void, *mut Job) -> c_int,
     argument: *mut c_void,
     depth: c_long,
     stacks: c_long,
@@ -66,10 +68,6 @@ struct Bench {
     frames: u64,
     next_id: u32,
     misses: u64,
-    run: extern "C" fn(*mut Job),
-    median: bool,
-    json: bool,
-    code: &'static str,
 }
 
 std::arch::global_asm!(
@@ -196,122 +194,170 @@ fn framehop(
     n
 }
 
-impl Bench {
-    /// Nanoseconds an event, of one run.
-    fn once(&mut self, method: Method, job: &Job, seed: u64) -> f64 {
-        self.method = method;
-        self.frames = 0;
-        let mut job = Job { seed, argument: std::ptr::from_mut(self).cast(), ..*job };
-        let run = self.run;
-        let start = Instant::now();
-        run(&mut job);
-        start.elapsed().as_nanos() as f64 / job.events as f64
-    }
-
-    /// The figures of some methods on one kind of stack, without the calls.
-    fn measure(&mut self, methods: &[Method], job: &Job, repeats: usize) -> Vec<f64> {
-        let mut times = vec![Vec::new(); methods.len() + 1];
-        for repeat in 0..repeats {
-            for (i, &method) in [Method::Nothing].iter().chain(methods).enumerate() {
-                let events = match method {
-                    Method::Glibc => job.events.min(200),
-                    Method::OursCold | Method::FramehopCold => 40,
-                    _ => job.events,
-                };
-                if method == Method::OursCold {
-                    self.cold = (0..40).map(|_| Capturer::boxed()).collect();
-                }
-                if method == Method::FramehopCold {
-                    self.cold_caches = (0..40).map(|_| Cache::new_in()).collect();
-                }
-                let seed = repeat as u64 * 77 + 5;
-                times[i].push(self.once(method, &Job { events, ..*job }, seed));
-            }
-        }
-        for t in &mut times {
-            t.sort_by(f64::total_cmp);
-        }
-        let median = self.median;
-        let pick = |t: &Vec<f64>| if median { t[t.len() / 2] } else { t[0] };
-        let nothing = pick(&times[0]);
-        times[1..].iter().map(|t| (pick(t) - nothing).max(0.1)).collect()
-    }
-
-    fn report(&self, bench: &str, ours: f64, against: &str, theirs: f64) {
-        let ratio = ours / theirs;
-        if self.json {
-            println!(
-                "{{\"bench\":\"{bench}\",\"code\":\"{}\",\"ours_ns\":{ours:.1},\"against\":\"{against}\",\"theirs_ns\":{theirs:.1},\"ratio\":{ratio:.3}}}",
-                self.code
-            );
-        } else {
-            println!(
-                "{bench:20} {:22} {ours:9.1} ns   {against:14} {theirs:9.1} ns   {ratio:6.2}",
-                self.code
-            );
-        }
-    }
-
-    fn suite(&mut self) {
-        let frame_pointers = self.code == "frame pointers kept";
-        let job = Job {
-            callback: traceshim_bench_capture,
-            start: on_thread,
-            argument: std::ptr::null_mut(),
-            depth: 1,
-            stacks: 1,
-            split: 0,
-            events: 1,
-            seed: 0,
-            inner: 0,
-            outer: 0,
-            sum: 0,
-        };
-        // The frames around those that the depth counts.
-        self.once(Method::OursWalk, &job, 1);
-        let around = self.frames as c_long - 1;
-        for frames in [8, 32, 128] {
-            let job = Job { depth: frames - around, events: 1_000_000 / (frames + 60) as c_long, ..job };
-            self.once(Method::OursWalk, &Job { events: 1, ..job }, 1);
-            assert_eq!(self.frames, frames as u64, "the stacks have the stated depth");
-            let cases = [
-                ("hot", Job { stacks: 1, ..job }, Method::Ours),
-                ("mixed", Job { stacks: 64, ..job }, Method::Ours),
-                ("leaf", Job { stacks: 100_000, split: 2.min(job.depth), ..job }, Method::Ours),
-                ("miss", Job { stacks: 100_000, ..job }, Method::OursWalk),
-            ];
-            for (name, job, ours) in cases {
-                let mut methods = vec![ours, Method::Framehop, Method::Glibc];
-                let mut names = vec!["", "framehop", "backtrace"];
-                if frame_pointers {
-                    methods.push(Method::FramePointer);
-                    names.push("frame-pointer");
-                }
-                if self.libunwind.is_some() {
-                    methods.push(Method::Libunwind);
-                    names.push("libunwind");
-                }
-                // Learn first; a capture that missed the memo isn't part of hot stacks.
-                self.once(ours, &job, 5);
-                self.misses = 0;
-                let figures = self.measure(&methods, &job, 15);
-                let bench = format!("capture/{name}/{frames}");
-                for (name, theirs) in names.iter().zip(&figures).skip(1) {
-                    self.report(&bench, figures[0], name, *theirs);
-                }
-            }
-            let figures =
-                self.measure(&[Method::OursCold, Method::FramehopCold], &Job { stacks: 1, ..job }, 15);
-            self.report(&format!("capture/cold/{frames}"), figures[0], "framehop", figures[1]);
-        }
-    }
+/// One run of one method, and when it is due.
+#[derive(Clone, Copy)]
+struct Run {
+    method: Method,
+    depth: c_long,
+    stacks: c_long,
+    split: c_long,
+    events: c_long,
+    seed: c_ulong,
+    /// Index into the figures; `None`: only to learn.
+    figure: Option<usize>,
 }
 
-extern "C" fn on_thread(bench: *mut c_void) {
-    // SAFETY: the thread is given the bench, and nothing else uses it until the thread ends.
-    let bench = unsafe { &mut *bench.cast::<Bench>() };
-    bench.bounds = support::whole_stack();
-    bench.suite();
+/// The runs, given out one by one to the C code, which is the outermost frame.
+#[repr(C)]
+struct Plan {
+    bench: Bench,
+    runs: std::vec::IntoIter<Run>,
+    current: Option<(Run, Instant)>,
+    times: Vec<Vec<f64>>,
+}
+
+/// Frames beside the calls that a job's depth counts: `run_job`, `thread`,
+/// `start_thread`, `clone3`.
+const AROUND: c_long = 4;
+const REPEATS: u64 = 15;
+
+unsafe extern "C" fn next(plan: *mut c_void, job: *mut Job) -> c_int {
+    // SAFETY: the job's argument is the bench, the first field of a plan, which nothing else uses.
+    let plan = unsafe { &mut *plan.cast::<Plan>() };
+    // SAFETY: the C code passes its job.
+    let job = unsafe { &mut *job };
+    if let Some((run, start)) = plan.current.take() {
+        let time = start.elapsed().as_nanos() as f64 / run.events as f64;
+        match run.figure {
+            Some(i) => plan.times[i].push(time),
+            // The depth is what was asked for.
+            None if run.method == Method::OursWalk => {
+                assert_eq!(plan.bench.frames, (run.depth + AROUND) as u64 * run.events as u64);
+            }
+            None => {}
+        }
+    }
+    let Some(run) = plan.runs.next() else { return 0 };
+    let b = &mut plan.bench;
+    b.bounds = support::whole_stack();
+    b.method = run.method;
+    b.frames = 0;
+    if run.method == Method::OursCold {
+        b.cold = (0..run.events).map(|_| touched()).collect();
+    }
+    if run.method == Method::FramehopCold {
+        b.cold_caches = (0..run.events).map(|_| Cache::new_in()).collect();
+    }
+    (job.depth, job.stacks, job.split) = (run.depth, run.stacks, run.split);
+    (job.events, job.seed) = (run.events, run.seed);
+    plan.current = Some((run, Instant::now()));
+    1
+}
+
+/// A new capturer whose pages are there, as framehop's cache is written when it is made.
+fn touched() -> Box<Capturer> {
+    let mut capturer = Capturer::boxed();
+    let bytes = std::ptr::from_mut(&mut *capturer).cast::<u8>();
+    for at in (0..size_of::<Capturer>()).step_by(4096) {
+        // SAFETY: inside the capturer, and zero is what is there.
+        unsafe { bytes.add(at).write_volatile(0) };
+    }
+    capturer
+}
+
+/// A comparison: ours first.
+struct Case {
+    name: String,
+    methods: Vec<(Method, &'static str)>,
+    depth: c_long,
+    stacks: c_long,
+    split: c_long,
+}
+
+fn cases(frame_pointers: bool, libunwind: bool) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for frames in [8, 32, 128] {
+        let depth = frames - AROUND;
+        for (name, stacks, split, ours) in [
+            ("hot", 1, 0, Method::Ours),
+            ("mixed", 64, 0, Method::Ours),
+            ("leaf", 100_000, depth.min(8), Method::Ours),
+            ("miss", 100_000, 0, Method::OursWalk),
+            ("cold", 1, 0, Method::OursCold),
+        ] {
+            let mut methods = vec![(ours, "")];
+            if ours == Method::OursCold {
+                methods.push((Method::FramehopCold, "framehop"));
+            } else {
+                methods.push((Method::Framehop, "framehop"));
+                methods.push((Method::Glibc, "backtrace"));
+                if frame_pointers {
+                    methods.push((Method::FramePointer, "frame-pointer"));
+                }
+                if libunwind {
+                    methods.push((Method::Libunwind, "libunwind"));
+                }
+            }
+            let name = format!("capture/{name}/{frames}");
+            cases.push(Case { name, methods, depth, stacks, split });
+        }
+    }
+    cases
+}
+
+/// All runs, case by case; within one the methods take turns.
+fn plan(cases: &[Case]) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut figure = 0;
+    for case in cases {
+        let (depth, stacks, split) = (case.depth, case.stacks, case.split);
+        let many = 1_000_000 / (depth + 60);
+        let run = |method, events, seed, figure| Run { method, depth, stacks, split, events, seed, figure };
+        runs.push(run(Method::OursWalk, 1000, 5, None));
+        runs.push(run(case.methods[0].0, 1000, 5, None));
+        for repeat in 0..REPEATS {
+            let seed = repeat * 77 + 5;
+            runs.push(run(Method::Nothing, many, seed, Some(figure)));
+            for (i, (method, _)) in case.methods.iter().enumerate() {
+                let events = match method {
+                    Method::Glibc => many.min(200),
+                    Method::OursCold | Method::FramehopCold => 40,
+                    _ => many,
+                };
+                runs.push(run(*method, events, seed, Some(figure + 1 + i)));
+            }
+        }
+        figure += 1 + case.methods.len();
+    }
+    runs
+}
+
+impl Plan {
+    fn report(&mut self, cases: &[Case], median: bool, json: bool, code: &str) {
+        for t in &mut self.times {
+            t.sort_by(f64::total_cmp);
+        }
+        let pick = |t: &Vec<f64>| if median { t[t.len() / 2] } else { t[0] };
+        let mut times = self.times.iter();
+        for case in cases {
+            let bench = &case.name;
+            let nothing = times.next().map_or(0.0, pick);
+            let mut figure = || times.next().map_or(0.0, pick) - nothing;
+            let ours = figure();
+            for (_, against) in &case.methods[1..] {
+                let theirs = figure();
+                let ratio = ours / theirs;
+                if json {
+                    println!(
+                        "{{\"bench\":\"{bench}\",\"code\":\"{code}\",\"ours_ns\":{ours:.1},\
+                         \"against\":\"{against}\",\"theirs_ns\":{theirs:.1},\"ratio\":{ratio:.3}}}"
+                    );
+                } else {
+                    println!("{bench:17} {code:20} {ours:9.1} ns   {against:13} {theirs:9.1} ns {ratio:6.2}");
+                }
+            }
+        }
+    }
 }
 
 fn framehop_over(set: &ModuleSet) -> UnwinderX86_64<Section, MustNotAllocateDuringUnwind> {
@@ -358,10 +404,9 @@ fn main() {
         let file = path.to_str().expect("UTF-8").to_owned();
         compile("cc", &["-O2", flag, "-fPIC", "-shared", "-o", &file, &source("calls.c")]);
         let library = Library::open(&path);
-        let run = library.get("run_job").expect("run_job");
         let thread = library.get("thread").expect("thread");
         let set = ModuleSet::new(support::modules(FramePointers::Ignore), 1);
-        let mut bench = Bench {
+        let bench = Bench {
             framehop: framehop_over(&set),
             set,
             capturer: Capturer::boxed(),
@@ -376,16 +421,15 @@ fn main() {
             frames: 0,
             next_id: 0,
             misses: 0,
-            // SAFETY: `calls.c` defines it so.
-            run: unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut Job)>(run) },
-            median: asked("--median"),
-            json: asked("--json"),
-            code,
         };
+        let cases = cases(code == "frame pointers kept", libunwind.is_some());
+        let figures = cases.iter().map(|c| 1 + c.methods.len()).sum();
+        let mut plan =
+            Plan { bench, runs: plan(&cases).into_iter(), current: None, times: vec![Vec::new(); figures] };
         let mut job = Job {
             callback: traceshim_bench_capture,
-            start: on_thread,
-            argument: (&raw mut bench).cast(),
+            next,
+            argument: (&raw mut plan).cast(),
             depth: 0,
             stacks: 0,
             split: 0,
@@ -405,5 +449,6 @@ fn main() {
             libc::pthread_create(&mut id, std::ptr::null(), thread, (&raw mut job).cast());
             libc::pthread_join(id, std::ptr::null_mut());
         }
+        plan.report(&cases, asked("--median"), asked("--json"), code);
     }
 }

@@ -44,7 +44,7 @@ __attribute__((always_inline)) static inline long down(int level, struct job *j)
     return r;
 }
 
-NOINLINE void run_job(struct job *j)
+NOINLINE static void run_job(struct job *j)
 {
     unsigned long seed = j->seed;
     for (long i = 0; i < j->events; i++) {
@@ -56,11 +56,11 @@ NOINLINE void run_job(struct job *j)
     }
 }
 
-/* The outermost frame of a benchmark's thread. */
+/* The outermost frame of a benchmark's thread: below it there is only C. */
 void *thread(void *p)
 {
     struct job *j = p;
-    j->start(j->argument);
-    KEEP;
+    while (j->next(j->argument, j))
+        run_job(j);
     return 0;
 }

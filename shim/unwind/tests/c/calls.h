@@ -2,7 +2,8 @@
 #pragma once
 struct job {
     void (*callback)(void *);
-    void (*start)(void *);
+    /* Sets what the next run does; 0 at the end. */
+    int (*next)(void *, struct job *);
     void *argument;
     /* Calls between the outermost function and the callback. */
     long depth;
