@@ -125,7 +125,7 @@ impl Spin {
         let rings = dir.join("rings");
         std::fs::create_dir_all(&rings).unwrap();
         let progress = dir.join("progress");
-        let child = preloaded(&fixture("spin", "O2-fp"), &rings)
+        let child = preloaded(fixture("spin", "O2-fp"), &rings)
             .arg("forever")
             .arg(&progress)
             .arg(Spin::THREADS.to_string())

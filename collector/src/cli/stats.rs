@@ -97,7 +97,7 @@ fn write_text(
     )?;
 
     if !stats.is_remarkable() && process.lost() == 0 && process.damaged == 0 {
-        return writeln!(out, "nothing but its main thread; {}", stats.stacks);
+        return writeln!(out, "nothing but its main thread; lost: 0 events");
     }
 
     writeln!(out, "\nthreads by origin\n{:>10} {:>16}  origin", "count", "alive at the end")?;

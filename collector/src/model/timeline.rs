@@ -49,7 +49,7 @@ impl Timeline {
             self.enter(cell, number);
         }
         let within = ticks & ((1 << CELL_BITS) - 1);
-        let ns = u128::from(within) * u128::from(cell.rise_ns) >> CELL_BITS;
+        let ns = (u128::from(within) * u128::from(cell.rise_ns)) >> CELL_BITS;
         cell.begin_ns.saturating_add(ns as u64)
     }
 
