@@ -260,7 +260,7 @@ fn touched() -> Box<Capturer> {
     let bytes = std::ptr::from_mut(&mut *capturer).cast::<u8>();
     for at in (0..size_of::<Capturer>()).step_by(4096) {
         // SAFETY: inside the capturer, and zero is what is there.
-        unsafe { bytes.add(at).write_volatile(0) };
+        unsafe { bytes.wrapping_add(at).write_volatile(0) };
     }
     capturer
 }

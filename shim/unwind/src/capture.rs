@@ -7,7 +7,7 @@ use crate::memo::{Memo, Question};
 use crate::memory::{StackBounds, StackMemory};
 use crate::module::ModuleSet;
 use crate::rule::Rule;
-use crate::trace::Trace;
+use crate::trace::{Slots, Trace};
 use crate::walk::{self, Frames};
 use std::ptr::NonNull;
 use traceshim_ring::stack::{StackStatus, Unwinder};
@@ -46,6 +46,7 @@ pub struct Outcome {
 pub struct Capturer {
     learned: Learned,
     trace: Trace,
+    slots: Slots,
     memo: Memo,
     /// The capture that `remember` is about.
     last: Last,
@@ -159,8 +160,9 @@ impl Capturer {
     pub fn remember(&mut self, id: u32) {
         let last = &self.last;
         if last.may_be_remembered {
-            self.trace.find_live();
-            self.memo.remember(last.question, &last.regs, last.caller, &self.trace, id);
+            if self.trace.describe(&mut self.slots).is_some() {
+                self.memo.remember(last.question, &last.regs, last.caller, &self.slots, id);
+            }
             self.last.may_be_remembered = false;
         }
     }

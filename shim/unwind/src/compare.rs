@@ -6,95 +6,122 @@ use std::arch::x86_64::{
     __m128i, _mm_and_si128, _mm_cmpeq_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8,
 };
 
-/// What a remembered walk depends on: pairs of neighbouring slots, then single
-/// ones, each innermost first. Offsets are words from rsp.
-pub(crate) struct Remembered<'a> {
-    pub(crate) pairs: &'a [[u64; 2]],
-    pub(crate) pair_offsets: &'a [u16],
-    pub(crate) singles: &'a [u64],
-    pub(crate) single_offsets: &'a [u16],
-    /// The highest offset of any word.
+/// Where a remembered walk's slots are in its words: the pairs' values, the
+/// single slots' values, then the offsets of both, four to a word. All are
+/// outermost first; offsets are in words from rsp.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) pairs: u16,
+    pub(crate) singles: u16,
+    /// The highest offset.
     pub(crate) extent: u16,
 }
 
-/// Remembered compared before a difference is looked at: without a branch each, and
+impl Shape {
+    /// How many words there are.
+    #[inline(always)]
+    pub(crate) fn words(self) -> usize {
+        self.values().wrapping_add(self.offsets().div_ceil(4))
+    }
+
+    #[inline(always)]
+    fn values(self) -> usize {
+        usize::from(self.pairs).wrapping_mul(2).wrapping_add(usize::from(self.singles))
+    }
+
+    #[inline(always)]
+    fn offsets(self) -> usize {
+        usize::from(self.pairs).wrapping_add(usize::from(self.singles))
+    }
+}
+
+/// Writes a walk's slots into words of that shape's number. `None`: they don't fit.
+pub(crate) fn write(words: &mut [u64], slots: &crate::trace::Slots, shape: Shape) -> Option<()> {
+    let (pairs, singles) = (usize::from(shape.pairs), usize::from(shape.singles));
+    let (values, offsets) = words.split_at_mut_checked(shape.values())?;
+    let (pair_values, single_values) = values.split_at_mut_checked(pairs.wrapping_mul(2))?;
+    pair_values.copy_from_slice(slots.pair_values.get(..pairs)?.as_flattened());
+    single_values.copy_from_slice(slots.single_values.get(..singles)?);
+    // SAFETY: any bytes are a valid u16 and part of a valid word, and a word's alignment is enough.
+    let offsets = unsafe { offsets.align_to_mut::<u16>().1 };
+    let (pair_offsets, rest) = offsets.split_at_mut_checked(pairs)?;
+    pair_offsets.copy_from_slice(slots.pair_offsets.get(..pairs)?);
+    rest.get_mut(..singles)?.copy_from_slice(slots.single_offsets.get(..singles)?);
+    Some(())
+}
+
+/// Slots compared before a difference is looked at: without a branch each, and
 /// without going far where the innermost already differ.
 const STRIDE: usize = 8;
 
-impl Remembered<'_> {
-    /// Whether the stack that starts at `sp` still has these values. `false`
-    /// where any of them would be outside `stack`.
-    #[inline(always)]
-    pub(crate) fn are_in(&self, stack: &StackBounds, sp: u64) -> bool {
-        let Some(base) = window(stack, sp, self.extent) else { return false };
-        // SAFETY: every x86-64 has SSE2.
-        if !unsafe { self.pairs_are_at(base) } {
-            return false;
-        }
-        let singles = self.single_offsets.chunks(STRIDE).zip(self.singles.chunks(STRIDE));
-        for (offsets, values) in singles {
-            let mut different = 0;
-            for (offset, value) in offsets.iter().zip(values) {
-                different |= base.word(*offset) ^ value;
-            }
-            if different != 0 {
-                return false;
-            }
-        }
-        true
-    }
-
-    #[target_feature(enable = "sse2")]
-    #[inline]
-    fn pairs_are_at(&self, base: Window) -> bool {
-        let pairs = self.pair_offsets.chunks(STRIDE).zip(self.pairs.chunks(STRIDE));
-        for (offsets, values) in pairs {
-            let mut same = _mm_set1_epi8(-1);
-            for (offset, value) in offsets.iter().zip(values) {
-                same = _mm_and_si128(same, _mm_cmpeq_epi32(base.pair(*offset), load(value)));
-            }
-            if _mm_movemask_epi8(same) != 0xffff {
-                return false;
-            }
-        }
-        true
-    }
-}
-
-/// A part of a stack that was found to be inside its bounds.
-#[derive(Clone, Copy)]
-struct Window(*const u64);
-
-/// The words `0..=extent` from `sp`, where all of them are in `stack`.
+/// Whether the stack that starts at `sp` has the values in `words`. `false`
+/// where any of them would be outside `stack`.
 #[inline(always)]
-fn window(stack: &StackBounds, sp: u64, extent: u16) -> Option<Window> {
-    let above = stack.hi().checked_sub(sp)?;
-    let inside = sp >= stack.lo() && above >> 3 > u64::from(extent) && sp & 7 == 0;
-    inside.then(|| Window(core::ptr::with_exposed_provenance(sp as usize)))
+pub(crate) fn same(words: &[u64], shape: Shape, stack: &StackBounds, sp: u64) -> bool {
+    let above = stack.hi().wrapping_sub(sp);
+    let inside = sp <= stack.hi() && sp >= stack.lo() && above >> 3 > u64::from(shape.extent);
+    if !inside || sp & 7 != 0 || words.len() < shape.words() {
+        return false;
+    }
+    let base = core::ptr::with_exposed_provenance::<u64>(sp as usize);
+    // SAFETY: all words from `sp` to the extent, which no offset is above, are
+    // in bounds whose maker promised them readable; and `words` is long enough
+    // for the shape. Every x86-64 has SSE2.
+    unsafe { same_unchecked(words.as_ptr(), shape, base) }
 }
 
-impl Window {
-    #[inline(always)]
-    fn word(self, offset: u16) -> u64 {
-        let word = self.0.wrapping_add(usize::from(offset));
-        // SAFETY: no offset of `Remembered` is above its extent, and `window` has
-        // found all words up to that in bounds whose maker promised them readable.
-        unsafe { word.read_volatile() }
-    }
-
-    #[target_feature(enable = "sse2")]
-    #[inline]
-    fn pair(self, offset: u16) -> __m128i {
-        let pair = self.0.wrapping_add(usize::from(offset)).cast::<__m128i>();
-        // SAFETY: as in `word`; the extent is that of the pair's second word.
-        unsafe { _mm_loadu_si128(pair) }
-    }
-}
-
+/// # Safety
+/// `words` is valid for `shape.words()` words, and `base` for as many as any
+/// offset in there says.
 #[target_feature(enable = "sse2")]
 #[inline]
-fn load(value: &[u64; 2]) -> __m128i {
-    let pair = std::ptr::from_ref(value).cast::<__m128i>();
-    // SAFETY: the reference is to 16 bytes.
-    unsafe { _mm_loadu_si128(pair) }
+unsafe fn same_unchecked(words: *const u64, shape: Shape, base: *const u64) -> bool {
+    let (pairs, singles) = (usize::from(shape.pairs), usize::from(shape.singles));
+    let pair_values = words.cast::<__m128i>();
+    let single_values = words.wrapping_add(pairs.wrapping_mul(2));
+    let pair_offsets = words.wrapping_add(shape.values()).cast::<u16>();
+    let single_offsets = pair_offsets.wrapping_add(pairs);
+    let load = |p: *const __m128i| {
+        // SAFETY: every pointer below is to a pair of the shape, or to the pair
+        // of stack words that its offset says.
+        unsafe { _mm_loadu_si128(p) }
+    };
+    let word = |p: *const u64| {
+        // SAFETY: every pointer below is to a value of the shape, or to the
+        // stack word that its offset says.
+        unsafe { p.read() }
+    };
+    let offset = |p: *const u16| {
+        // SAFETY: every pointer below is to an offset of the shape.
+        usize::from(unsafe { p.read() })
+    };
+    // Innermost first: from the end.
+    let mut left = pairs;
+    while left > 0 {
+        let first = left.saturating_sub(STRIDE);
+        let mut equal = _mm_set1_epi8(-1);
+        while left > first {
+            left = left.wrapping_sub(1);
+            let at = offset(pair_offsets.wrapping_add(left));
+            let now = load(base.wrapping_add(at).cast());
+            equal = _mm_and_si128(equal, _mm_cmpeq_epi32(now, load(pair_values.wrapping_add(left))));
+        }
+        if _mm_movemask_epi8(equal) != 0xffff {
+            return false;
+        }
+    }
+    let mut left = singles;
+    while left > 0 {
+        let first = left.saturating_sub(STRIDE);
+        let mut different = 0;
+        while left > first {
+            left = left.wrapping_sub(1);
+            let at = offset(single_offsets.wrapping_add(left));
+            different |= word(base.wrapping_add(at)) ^ word(single_values.wrapping_add(left));
+        }
+        if different != 0 {
+            return false;
+        }
+    }
+    true
 }

@@ -30,7 +30,6 @@ mod cfi;
 mod compare;
 mod expr;
 mod frame_pointers;
-mod halves;
 mod learn;
 mod machine;
 mod memo;

@@ -12,17 +12,17 @@
 //! pointers keeps anything in it; all slots that decided the walk; no walk that
 //! saw a failed read; bounds that still hold the slots.
 
-use crate::compare::Remembered;
+use crate::compare::{self, Shape};
 use crate::machine::Regs;
 use crate::memory::StackBounds;
-use crate::trace::{Slots, Trace};
+use crate::trace::Slots;
 
 const SETS: usize = 32;
 const WAYS: usize = 8;
 /// Sets that the stacks of one start and caller may fill.
 const PROBES: usize = 4;
 /// Words of slot values and offsets, written round and round.
-const ARENA: usize = 6144;
+const ARENA: usize = 5632;
 
 /// What a walk was asked for, beside its registers.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -33,9 +33,9 @@ pub(crate) struct Question {
     pub(crate) kind: u64,
 }
 
-/// Valid when zeroed: no key is 0.
+/// Valid when zeroed: no tag is 0.
 pub(crate) struct Memo {
-    keys: [[u64; WAYS]; SETS],
+    tags: [[u32; WAYS]; SETS],
     entries: [[Entry; WAYS]; SETS],
     arena: [u64; ARENA],
     /// Where the next entry's words go, counted on and on: the words at `at`
@@ -45,6 +45,7 @@ pub(crate) struct Memo {
 }
 
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Entry {
     ip: u64,
     sp: u64,
@@ -52,24 +53,46 @@ struct Entry {
     kind: u64,
     at: u64,
     id: u32,
-    pairs: u16,
-    singles: u16,
-    extent: u16,
+    /// The index in the arena that goes with `at`.
+    index: u32,
+    shape: Shape,
     bp_is_live: bool,
 }
 
-/// A place in the table and a first test of equality. `caller`: something that
-/// tells callers of one function apart.
-#[inline(always)]
-fn key(regs: &Regs, kind: u64, caller: u64) -> u64 {
-    let mixed = regs.ip ^ regs.sp.rotate_left(20) ^ caller.rotate_left(41) ^ kind.rotate_left(57);
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+/// Where a start's entries are, and a first test of whether one is its own.
+#[derive(Clone, Copy)]
+struct Place {
+    set: usize,
+    tag: u32,
 }
 
-#[inline(always)]
-fn set_of(key: u64) -> usize {
-    (key >> 59) as usize
+impl Place {
+    /// `caller`: something that tells callers of one function apart.
+    #[inline(always)]
+    fn of(regs: &Regs, kind: u64, caller: u64) -> Place {
+        let mixed = regs.ip ^ regs.sp.rotate_left(20) ^ caller.rotate_left(41) ^ kind.rotate_left(57);
+        let hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Place { set: (hash >> 59) as usize, tag: (hash >> 24) as u32 | 1 }
+    }
+
+    /// Where all of a set is taken by one tag, its other entries are in the next.
+    #[inline(always)]
+    fn sets(self) -> impl Iterator<Item = usize> {
+        (0..PROBES).map(move |i| self.set.wrapping_add(i) & (SETS - 1))
+    }
 }
+
+/// A bit for each way that has the tag.
+#[inline(always)]
+fn ways_of(tags: &[u32; WAYS], tag: u32) -> u32 {
+    let mut ways = 0;
+    for (way, known) in tags.iter().enumerate() {
+        ways |= u32::from(*known == tag) << way;
+    }
+    ways
+}
+
+const ALL_WAYS: u32 = (1 << WAYS) - 1;
 
 impl Memo {
     /// The number of the stack that starts at `regs`, where it is remembered
@@ -85,18 +108,17 @@ impl Memo {
         if self.generation != question.generation {
             return None;
         }
-        let key = key(regs, question.kind, caller);
-        // Where all of a set is taken by one key, its other stacks are in the next set.
-        for i in 0..PROBES {
-            let set = set_of(key).wrapping_add(i) & (SETS - 1);
-            let (keys, entries) = (self.keys.get(set)?, self.entries.get(set)?);
-            let mut full = true;
-            for (known, entry) in keys.iter().zip(entries) {
-                if *known != key {
-                    full = false;
-                } else if self.is(entry, question.kind, stack, regs) {
+        let place = Place::of(regs, question.kind, caller);
+        for set in place.sets() {
+            let (tags, entries) = (self.tags.get(set)?, self.entries.get(set)?);
+            let mut ways = ways_of(tags, place.tag);
+            let full = ways == ALL_WAYS;
+            while ways != 0 {
+                let entry = entries.get(ways.trailing_zeros() as usize)?;
+                if self.is(entry, question.kind, stack, regs) {
                     return Some(entry.id);
                 }
+                ways &= ways.wrapping_sub(1);
             }
             if !full {
                 return None;
@@ -107,44 +129,25 @@ impl Memo {
 
     #[inline(always)]
     fn is(&self, entry: &Entry, kind: u64, stack: &StackBounds, regs: &Regs) -> bool {
-        entry.ip == regs.ip
-            && entry.sp == regs.sp
-            && entry.kind == kind
-            && (entry.bp == regs.bp || !entry.bp_is_live)
-            && self.slots(entry).is_some_and(|slots| slots.are_in(stack, regs.sp))
-    }
-
-    /// An entry's slots; `None` where they were overwritten since.
-    #[inline(always)]
-    fn slots(&self, entry: &Entry) -> Option<Remembered<'_>> {
-        if self.head.wrapping_sub(entry.at) > ARENA as u64 {
-            return None;
-        }
-        let (pairs, singles) = (usize::from(entry.pairs), usize::from(entry.singles));
-        let words = self.arena.get(entry.at as usize % ARENA..)?;
-        let (pair_words, rest) = words.split_at_checked(pairs.wrapping_mul(2))?;
-        let (single_words, rest) = rest.split_at_checked(singles)?;
-        let offsets = rest.get(..offset_words(pairs, singles))?;
-        let offsets = crate::halves::as_u16s(offsets);
-        let (pair_offsets, rest) = offsets.split_at_checked(pairs)?;
-        Some(Remembered {
-            pairs: pair_words.as_chunks().0,
-            pair_offsets,
-            singles: single_words,
-            single_offsets: rest.get(..singles)?,
-            extent: entry.extent,
-        })
+        let start = (entry.ip ^ regs.ip) | (entry.sp ^ regs.sp) | (entry.kind ^ kind);
+        let bp = if entry.bp_is_live { entry.bp ^ regs.bp } else { 0 };
+        start | bp == 0
+            && self.head.wrapping_sub(entry.at) <= ARENA as u64
+            && self
+                .arena
+                .get(entry.index as usize..)
+                .is_some_and(|words| compare::same(words, entry.shape, stack, regs.sp))
     }
 
     /// Remembers a walk under a number. Whatever can't be remembered isn't.
-    pub(crate) fn remember(&mut self, question: Question, regs: &Regs, caller: u64, trace: &Trace, id: u32) {
+    pub(crate) fn remember(&mut self, question: Question, regs: &Regs, caller: u64, slots: &Slots, id: u32) {
         if self.generation != question.generation {
-            self.keys = [[0; WAYS]; SETS];
+            self.tags = [[0; WAYS]; SETS];
             self.generation = question.generation;
         }
-        let Some((at, shape)) = self.write(trace) else { return };
-        let key = key(regs, question.kind, caller);
-        let (set, way) = self.place(key);
+        let Some((at, shape)) = self.write(slots) else { return };
+        let place = Place::of(regs, question.kind, caller);
+        let (set, way) = self.oldest(place);
         let entry = Entry {
             ip: regs.ip,
             sp: regs.sp,
@@ -152,104 +155,56 @@ impl Memo {
             kind: question.kind,
             at,
             id,
-            pairs: shape.pairs,
-            singles: shape.singles,
-            extent: shape.extent,
-            bp_is_live: trace.start_bp_is_live(),
+            index: (at % ARENA as u64) as u32,
+            shape,
+            bp_is_live: slots.start_bp_is_live,
         };
-        if let Some(place) = self.entries.get_mut(set).and_then(|s| s.get_mut(way)) {
-            *place = entry;
+        if let Some(slot) = self.entries.get_mut(set).and_then(|s| s.get_mut(way)) {
+            *slot = entry;
         }
-        if let Some(place) = self.keys.get_mut(set).and_then(|s| s.get_mut(way)) {
-            *place = key;
+        if let Some(slot) = self.tags.get_mut(set).and_then(|s| s.get_mut(way)) {
+            *slot = place.tag;
         }
     }
 
-    /// The place for a new entry: in the sets where a lookup would come by, a
-    /// free one or the oldest.
-    fn place(&self, key: u64) -> (usize, usize) {
-        let mut oldest = (u64::MAX, set_of(key), 0);
-        for i in 0..PROBES {
-            let set = set_of(key).wrapping_add(i) & (SETS - 1);
-            let (Some(keys), Some(entries)) = (self.keys.get(set), self.entries.get(set)) else {
+    /// Where a new entry goes: in the sets where a lookup would come by, the
+    /// free or the oldest place.
+    fn oldest(&self, place: Place) -> (usize, usize) {
+        let mut oldest = (u64::MAX, place.set, 0);
+        for set in place.sets() {
+            let (Some(tags), Some(entries)) = (self.tags.get(set), self.entries.get(set)) else {
                 break;
             };
-            for (way, (known, entry)) in keys.iter().zip(entries).enumerate() {
+            for (way, (known, entry)) in tags.iter().zip(entries).enumerate() {
                 let at = if *known == 0 { 0 } else { entry.at };
                 if at < oldest.0 {
                     oldest = (at, set, way);
                 }
             }
-            // A lookup goes on only where all of the set is this key's.
-            if keys.iter().any(|known| *known != key) {
+            if ways_of(tags, place.tag) != ALL_WAYS {
                 break;
             }
         }
         (oldest.1, oldest.2)
     }
 
-    /// Writes a trace's live slots, neighbours as pairs, into the arena.
-    fn write(&mut self, trace: &Trace) -> Option<(u64, Shape)> {
-        let shape = Shape::of(trace)?;
-        let (pairs, singles) = (usize::from(shape.pairs), usize::from(shape.singles));
-        let values = pairs.checked_mul(2)?.checked_add(singles)?;
-        let words = values.checked_add(offset_words(pairs, singles))?;
+    /// Writes a walk's slots into the arena; returns where, counted on.
+    fn write(&mut self, slots: &Slots) -> Option<(u64, Shape)> {
+        let shape = Shape {
+            pairs: u16::try_from(slots.pairs).ok()?,
+            singles: u16::try_from(slots.singles).ok()?,
+            extent: slots.extent,
+        };
+        let words = shape.words();
         if words > ARENA {
             return None;
         }
         // Never across the end.
-        let room = ARENA.wrapping_sub(self.head as usize % ARENA);
+        let room = ARENA.wrapping_sub((self.head % ARENA as u64) as usize);
         let at = if words <= room { self.head } else { self.head.wrapping_add(room as u64) };
         self.head = at.wrapping_add(words as u64);
-        let place = self.arena.get_mut(at as usize % ARENA..)?.get_mut(..words)?;
-        let (value_words, offset_place) = place.split_at_mut_checked(values)?;
-        let (pair_words, single_words) = value_words.split_at_mut_checked(pairs.wrapping_mul(2))?;
-        let offsets = crate::halves::as_u16s_mut(offset_place);
-        let (pair_offsets, single_offsets) = offsets.split_at_mut_checked(pairs)?;
-        let mut pair_slots = pair_offsets.iter_mut().zip(pair_words.as_chunks_mut().0);
-        let mut single_slots = single_offsets.iter_mut().zip(single_words);
-        for slots in trace.live() {
-            match slots? {
-                Slots::Pair(offset, values) => {
-                    let (o, v) = pair_slots.next()?;
-                    (*o, *v) = (offset, values);
-                }
-                Slots::Single(offset, value) => {
-                    let (o, v) = single_slots.next()?;
-                    (*o, *v) = (offset, value);
-                }
-            }
-        }
+        let place = self.arena.get_mut((at % ARENA as u64) as usize..)?.get_mut(..words)?;
+        compare::write(place, slots, shape)?;
         Some((at, shape))
-    }
-}
-
-fn offset_words(pairs: usize, singles: usize) -> usize {
-    pairs.wrapping_add(singles).div_ceil(4)
-}
-
-struct Shape {
-    pairs: u16,
-    singles: u16,
-    extent: u16,
-}
-
-impl Shape {
-    fn of(trace: &Trace) -> Option<Shape> {
-        let mut shape = Shape { pairs: 0, singles: 0, extent: 0 };
-        for slots in trace.live() {
-            let last = match slots? {
-                Slots::Pair(offset, _) => {
-                    shape.pairs = shape.pairs.checked_add(1)?;
-                    offset.checked_add(1)?
-                }
-                Slots::Single(offset, _) => {
-                    shape.singles = shape.singles.checked_add(1)?;
-                    offset
-                }
-            };
-            shape.extent = shape.extent.max(last);
-        }
-        Some(shape)
     }
 }

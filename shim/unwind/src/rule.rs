@@ -9,6 +9,7 @@
 //!      28..40  rbp's slot - CFA, in words, signed; 0: rbp is unchanged; MIN: it is lost
 //!      40..60  four bits each for rbx, r12..r15: 0 unchanged, 1..=13 the slot is
 //!              that many words below the return address's, 15 lost
+//!      60      simple: the CFA is counted from rsp or rbp, and rbp isn't lost
 //! STOP: 8..16  the status
 //! ```
 
@@ -42,6 +43,7 @@ const FRAME_POINTER_ONLY: u64 = 4;
 
 const OTHERS_DONT_FIT: u64 = 1 << 6;
 const HIDDEN: u64 = 1 << 7;
+const SIMPLE: u64 = 1 << 60;
 const BP_LOST: i64 = -2048;
 const OTHER_LOST: u64 = 15;
 
@@ -117,6 +119,9 @@ impl Rule {
             _ => return None,
         };
         let mut bits = CFA | base << 3 | (cfa_words as u64 & 0xf_ffff) << 8 | (bp as u64 & 0xfff) << 28;
+        if base <= 1 && bp != BP_LOST {
+            bits |= SIMPLE;
+        }
         let others = [X86_64::RBX, X86_64::R12, X86_64::R13, X86_64::R14, X86_64::R15];
         for (i, register) in others.into_iter().enumerate() {
             let code = match row.register(register) {
@@ -153,28 +158,6 @@ impl Rule {
         self.kind() == Kind::Cfa && self.base() <= 1
     }
 
-    /// Whether the step needs rbp: its CFA is counted from there.
-    #[inline(always)]
-    pub(crate) fn is_from_bp(self) -> bool {
-        self.kind() == Kind::FramePointerOnly || self.kind() == Kind::Cfa && self.base() == 1
-    }
-
-    /// Where the step finds the caller's rbp.
-    pub(crate) fn bp_slot(self, cfa: u64) -> Option<u64> {
-        match self.kind() {
-            Kind::FramePointerOnly => Some(cfa.wrapping_sub(16)),
-            Kind::Cfa if self.bp_words() != 0 && self.bp_words() != BP_LOST => {
-                Some(cfa.wrapping_add((self.bp_words() as u64).wrapping_mul(8)))
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether rbp is the caller's already.
-    pub(crate) fn keeps_bp(self) -> bool {
-        self.kind() == Kind::Cfa && self.bp_words() == 0
-    }
-
     /// Whether rbx or r12 to r15 can only be had by evaluating the row.
     #[inline(always)]
     pub(crate) fn others_dont_fit(self) -> bool {
@@ -209,6 +192,12 @@ impl Rule {
         };
         let words = (self.cfa_words() as u64).wrapping_sub(1);
         Some(base.wrapping_add(words.wrapping_mul(8)))
+    }
+
+    /// The rule as the hot loops take it, where it is simple.
+    #[inline(always)]
+    pub(crate) fn simple(self) -> Option<Simple> {
+        (self.0 & SIMPLE != 0).then_some(Simple(self.0))
     }
 
     /// Takes the step of a `Cfa` rule. `ALL`: rbx and r12 to r15 are followed too.
@@ -248,6 +237,31 @@ impl Rule {
         m.sp = cfa;
         m.exact = false;
         Ok(())
+    }
+}
+
+/// A rule that needs and changes rsp and rbp only.
+#[derive(Clone, Copy)]
+pub(crate) struct Simple(u64);
+
+impl Simple {
+    /// The CFA, from the frame's rsp and rbp.
+    #[inline(always)]
+    pub(crate) fn cfa(self, sp: u64, bp: u64) -> u64 {
+        let base = if self.is_from_bp() { bp } else { sp };
+        base.wrapping_add(((self.0 << 36) as i64 >> 44 << 3) as u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_from_bp(self) -> bool {
+        self.0 & 1 << 3 != 0
+    }
+
+    /// Where the caller's rbp is; `None`: it is the same.
+    #[inline(always)]
+    pub(crate) fn bp_slot(self, cfa: u64) -> Option<u64> {
+        let bytes = ((self.0 << 24) as i64 >> 52 << 3) as u64;
+        (bytes != 0).then(|| cfa.wrapping_add(bytes))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::rule::{Kind, Rule};
 use std::cell::Cell;
 
 /// Steps kept; a longer walk isn't remembered.
-const STEPS: usize = 260;
+const STEPS: usize = 200;
 /// Reads kept of rows that were evaluated.
 const READS: usize = 48;
 
@@ -21,8 +21,6 @@ struct Step {
     ip: u64,
     /// rbp after the step; of an evaluated row: how many reads it made.
     bp: u64,
-    /// The slot that rbp came from decides what follows.
-    bp_is_live: bool,
 }
 
 /// The steps of a walk. Valid when zeroed.
@@ -34,16 +32,48 @@ pub(crate) struct Trace {
     read_len: usize,
     sp: u64,
     broken: bool,
-    start_bp_is_live: bool,
 }
 
-/// Slots that decide a walk. Offsets are in words from the start's rsp.
-#[derive(Clone, Copy)]
-pub(crate) enum Slots {
-    /// A saved rbp and the return address above it.
-    Pair(u16, [u64; 2]),
-    /// One slot.
-    Single(u16, u64),
+/// Most pairs, and most single slots, that a walk may have been decided by.
+const SLOTS: usize = 204;
+
+/// The slots that decided a walk, outermost first: pairs of a saved rbp and the
+/// return address above it, and single ones. Offsets are in words from the
+/// start's rsp. Valid when zeroed.
+pub(crate) struct Slots {
+    pub(crate) pair_offsets: [u16; SLOTS],
+    pub(crate) pair_values: [[u64; 2]; SLOTS],
+    pub(crate) pairs: usize,
+    pub(crate) single_offsets: [u16; SLOTS],
+    pub(crate) single_values: [u64; SLOTS],
+    pub(crate) singles: usize,
+    /// The highest offset.
+    pub(crate) extent: u16,
+    pub(crate) start_bp_is_live: bool,
+}
+
+impl Slots {
+    fn clear(&mut self) {
+        (self.pairs, self.singles, self.extent) = (0, 0, 0);
+    }
+
+    #[inline(always)]
+    fn pair(&mut self, offset: u16, values: [u64; 2]) -> Option<()> {
+        *self.pair_offsets.get_mut(self.pairs)? = offset;
+        *self.pair_values.get_mut(self.pairs)? = values;
+        self.pairs = self.pairs.wrapping_add(1);
+        self.extent = self.extent.max(offset.checked_add(1)?);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn single(&mut self, offset: u16, value: u64) -> Option<()> {
+        *self.single_offsets.get_mut(self.singles)? = offset;
+        *self.single_values.get_mut(self.singles)? = value;
+        self.singles = self.singles.wrapping_add(1);
+        self.extent = self.extent.max(offset);
+        Some(())
+    }
 }
 
 impl Trace {
@@ -67,20 +97,27 @@ impl Trace {
         !self.broken
     }
 
+    /// To add many steps; `finish` keeps them.
+    #[inline(always)]
+    pub(crate) fn steps(&mut self) -> Steps<'_> {
+        let room = self.steps.get_mut(self.len..).unwrap_or_default();
+        Steps { room: room.iter_mut(), len: &mut self.len, broken: &mut self.broken, added: 0 }
+    }
+
     /// A step by `rule` led to `m`.
     #[inline(always)]
     pub(crate) fn step(&mut self, rule: Rule, m: &Machine) {
         let [bp, ..] = m.saved;
         // A register that was lost may be there the next time.
         self.broken |= m.known & (1 << BP) == 0;
-        self.push(Step { rule, cfa: m.sp, ip: m.ip, bp, bp_is_live: false });
+        self.push(Step { rule, cfa: m.sp, ip: m.ip, bp });
     }
 
     /// A step was taken by evaluating a row, with the reads since `first`.
     pub(crate) fn evaluated(&mut self, first: usize) {
         let count = self.read_len.wrapping_sub(first) as u64;
         let rule = Rule::EVALUATE;
-        self.push(Step { rule, cfa: first as u64, ip: 0, bp: count, bp_is_live: false });
+        self.push(Step { rule, cfa: first as u64, ip: 0, bp: count });
     }
 
     /// How many reads of evaluated rows there are.
@@ -109,63 +146,89 @@ impl Trace {
         }
     }
 
-    /// Finds out which saved rbp decided anything: backwards, since it is what
-    /// comes later that uses it.
-    pub(crate) fn find_live(&mut self) {
-        let mut used = false;
-        for step in self.steps.iter_mut().take(self.len).rev() {
-            let from_bp = match step.rule.kind() {
-                Kind::Cfa => step.rule.is_from_bp(),
-                // What an evaluated row does with rbp isn't looked into.
-                _ => true,
+    /// Describes the walk by the slots that decided it. `None` where that can't
+    /// be done, or takes more than `slots` has room for.
+    pub(crate) fn describe(&self, slots: &mut Slots) -> Option<()> {
+        slots.clear();
+        let mut steps = self.steps.get(..self.len)?.iter();
+        // Backwards: it is what comes later that uses an rbp.
+        let mut bp_is_used = false;
+        while let Some(step) = steps.next_back() {
+            let Some(simple) = step.rule.simple() else {
+                bp_is_used = self.describe_rare(step, slots)?;
+                continue;
             };
-            step.bp_is_live = used && step.rule.bp_slot(step.cfa).is_some();
-            let kept = step.rule.keeps_bp();
-            used = from_bp || used && kept;
-        }
-        self.start_bp_is_live = used;
-    }
-
-    /// After `find_live`: whether the start's rbp decided anything.
-    pub(crate) fn start_bp_is_live(&self) -> bool {
-        self.start_bp_is_live
-    }
-
-    /// After `find_live`: the slots that decided the walk, innermost first.
-    /// An inner `None`: one is too far from the start.
-    pub(crate) fn live(&self) -> impl Iterator<Item = Option<Slots>> + '_ {
-        self.steps.iter().take(self.len).flat_map(|step| {
-            let evaluated = step.rule.kind() == Kind::Evaluate;
-            let (first, count) = match evaluated {
-                true => (step.cfa as usize, step.bp as usize),
-                false => (0, 0),
-            };
-            let reads = self.reads.iter().skip(first).take(count);
-            let reads = reads.map(|(addr, value)| self.single(*addr, *value));
-            let own = (!evaluated).then(|| self.own(step)).into_iter().flatten().flatten();
-            own.chain(reads)
-        })
-    }
-
-    /// The slots of a step that wasn't evaluated.
-    fn own(&self, step: &Step) -> [Option<Option<Slots>>; 2] {
-        let ip_slot = step.cfa.wrapping_sub(8);
-        match step.rule.bp_slot(step.cfa).filter(|_| step.bp_is_live) {
-            Some(slot) if slot.wrapping_add(8) == ip_slot => {
-                let pair = self.offset(slot).map(|offset| Slots::Pair(offset, [step.bp, step.ip]));
-                [Some(pair), None]
+            let ip_offset = self.offset(step.cfa.wrapping_sub(8))?;
+            match simple.bp_slot(step.cfa) {
+                Some(slot) if bp_is_used => {
+                    let offset = self.offset(slot)?;
+                    if offset.wrapping_add(1) == ip_offset {
+                        slots.pair(offset, [step.bp, step.ip])?;
+                    } else {
+                        slots.single(offset, step.bp)?;
+                        slots.single(ip_offset, step.ip)?;
+                    }
+                    bp_is_used = false;
+                }
+                _ => slots.single(ip_offset, step.ip)?,
             }
-            Some(slot) => [Some(self.single(slot, step.bp)), Some(self.single(ip_slot, step.ip))],
-            None => [Some(self.single(ip_slot, step.ip)), None],
+            bp_is_used |= simple.is_from_bp();
         }
+        slots.start_bp_is_live = bp_is_used;
+        Some(())
     }
 
-    fn single(&self, addr: u64, value: u64) -> Option<Slots> {
-        self.offset(addr).map(|offset| Slots::Single(offset, value))
+    /// A step that isn't a simple rule's. Returns whether rbp was used before it.
+    #[cold]
+    #[inline(never)]
+    fn describe_rare(&self, step: &Step, slots: &mut Slots) -> Option<bool> {
+        match step.rule.kind() {
+            Kind::Evaluate => {
+                let (first, count) = (step.cfa as usize, step.bp as usize);
+                for (addr, value) in self.reads.iter().skip(first).take(count) {
+                    slots.single(self.offset(*addr)?, *value)?;
+                }
+                // What the row does with rbp isn't looked into.
+                Some(true)
+            }
+            Kind::FramePointerOnly => {
+                let offset = self.offset(step.cfa.wrapping_sub(16))?;
+                slots.single(offset, step.bp)?;
+                slots.single(offset.checked_add(1)?, step.ip)?;
+                Some(true)
+            }
+            // Another register, or a lost rbp: never part of a whole trace.
+            _ => None,
+        }
     }
 
     fn offset(&self, addr: u64) -> Option<u16> {
         u16::try_from(addr.wrapping_sub(self.sp) >> 3).ok()
+    }
+}
+
+/// Steps that are being added to a trace.
+pub(crate) struct Steps<'a> {
+    room: std::slice::IterMut<'a, Step>,
+    len: &'a mut usize,
+    broken: &'a mut bool,
+    added: usize,
+}
+
+impl Steps<'_> {
+    #[inline(always)]
+    pub(crate) fn push(&mut self, rule: Rule, cfa: u64, ip: u64, bp: u64) {
+        if let Some(place) = self.room.next() {
+            *place = Step { rule, cfa, ip, bp };
+        }
+        self.added = self.added.wrapping_add(1);
+    }
+
+    #[inline(always)]
+    pub(crate) fn finish(self) {
+        let len = self.len.wrapping_add(self.added);
+        *self.broken |= len > STEPS;
+        *self.len = len.min(STEPS);
     }
 }
 

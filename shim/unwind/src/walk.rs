@@ -45,6 +45,9 @@ pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
 ) -> StackStatus {
     let mut rare = Rare { signals: 0, guessed: false };
     let status = loop {
+        if !ALL {
+            by_simple_rules(learned, mem, m, trace, frames);
+        }
         let address = m.lookup_address();
         let rule = match learned.rules.get(address) {
             Some(rule) => {
@@ -84,6 +87,52 @@ pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
         StackStatus::Complete if rare.guessed => StackStatus::FramePointersOnly,
         status => status,
     }
+}
+
+/// Goes on from `m` for as long as rules are learned and simple, and everything
+/// is as it should be. The frame that it stops at isn't in `frames` yet.
+///
+/// What the next step waits for is kept in registers: from one return address
+/// to the next it is a load, a rule's address, a load and an addition.
+#[inline(always)]
+fn by_simple_rules<M: StackMemory>(
+    learned: &Learned,
+    mem: &M,
+    m: &mut Machine,
+    trace: &mut Trace,
+    frames: &mut Frames<'_>,
+) {
+    let Some(mut bp) = m.saved(BP) else { return };
+    let (mut ip, mut sp, mut exact) = (m.ip, m.sp, m.exact);
+    let mut steps = trace.steps();
+    let mut len = frames.len;
+    while let Some(rule) = learned.rules.get(if exact { ip } else { ip.wrapping_sub(1) }) {
+        let Some(simple) = rule.simple() else { break };
+        let cfa = simple.cfa(sp, bp);
+        let bp_slot = simple.bp_slot(cfa);
+        let (Some(caller), Some(saved)) = (
+            mem.read(cfa.wrapping_sub(8)),
+            // A load from there in any case is cheaper than a branch.
+            mem.read(bp_slot.unwrap_or(cfa.wrapping_sub(8))),
+        ) else {
+            break;
+        };
+        if cfa <= sp || return_address(Some(caller)).is_err() {
+            break;
+        }
+        if !rule.is_hidden() {
+            let Some(slot) = frames.out.get_mut(len) else { break };
+            *slot = if exact { ip | FRAME_EXACT } else { ip };
+            len = len.wrapping_add(1);
+        }
+        bp = if bp_slot.is_some() { saved } else { bp };
+        (ip, sp, exact) = (caller, cfa, false);
+        steps.push(rule, cfa, caller, bp);
+    }
+    steps.finish();
+    frames.len = len;
+    (m.ip, m.sp, m.exact) = (ip, sp, exact);
+    m.set_saved(BP, Some(bp));
 }
 
 /// What a walk keeps of its rare steps.
