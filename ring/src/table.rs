@@ -138,14 +138,34 @@ impl Ring<'_> {
         Ref::from(status.code())
     }
 
+    /// The node that [`Ring::stack_node`] would find again; `None` where that
+    /// would have to make one.
+    #[inline(always)]
+    pub fn find_stack_node(&self, frame: u64, caller: Ref) -> Option<Ref> {
+        let hash = node_hash(frame, caller);
+        let mask = self.index.len().checked_sub(1)?;
+        for i in 0..PROBES {
+            let seen = self.index.get((hash as usize).wrapping_add(i) & mask)?.load(Ordering::Acquire);
+            if seen == 0 {
+                return None;
+            }
+            let at = seen as u32 as usize * 2;
+            if (seen >> 32) as u32 == hash
+                && self.load(at + 1, Ordering::Acquire) == u64::from(caller)
+                && self.load(at, Ordering::Relaxed) == frame
+            {
+                return Some(seen as u32);
+            }
+        }
+        None
+    }
+
     /// The node of the frame `frame` (see [`crate::stack::FRAME_EXACT`]) whose
     /// caller's node is `caller`. `None` where the ring has no room.
     #[inline]
     pub fn stack_node(&self, frame: u64, caller: Ref) -> Option<Ref> {
-        let mixed = (frame ^ u64::from(caller).rotate_left(40)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let hash = (mixed >> 32) as u32 | 1;
         self.intern(
-            hash,
+            node_hash(frame, caller),
             |id| {
                 let at = id as usize * 2;
                 self.load(at + 1, Ordering::Acquire) == u64::from(caller)
@@ -214,6 +234,12 @@ impl Ring<'_> {
         self.store(at + 1, pair(name, u32::from(hook)) | PUBLISHED, Ordering::Release);
         true
     }
+}
+
+#[inline(always)]
+fn node_hash(frame: u64, caller: Ref) -> u32 {
+    let mixed = (frame ^ u64::from(caller).rotate_left(40)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 32) as u32 | 1
 }
 
 pub(crate) fn word_of(part: &[u8]) -> u64 {

@@ -51,6 +51,12 @@ const ALLOCATORS: [&[u8]; 12] = [
     b"cfree",
 ];
 
+/// The entry of hooked function number `hook`.
+#[inline(always)]
+pub(crate) fn entry(hook: u16) -> Option<u64> {
+    ENTRIES.get(usize::from(hook)).map(|entry| entry.load(Ordering::Relaxed))
+}
+
 /// A trampoline that passes on to `target`, the same one each time; `None`
 /// where there are no more.
 pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u64> {
@@ -122,6 +128,8 @@ pub(crate) fn describe_all(tracer: &Tracer) {
     for module in &mut registry.modules {
         module.entry = describe(tracer, module, 1);
     }
+    // What threads remember of stacks are places in the parent's ring.
+    registry.publish();
     let hooks = HOOKS.lock();
     for (n, hook) in hooks.all.iter().enumerate() {
         tracer.ring.hook(n as u16, hook.address, &hook.name);
@@ -206,9 +214,9 @@ pub(crate) unsafe extern "C-unwind" fn on_enter(context: *mut Context, thread: *
 fn enter(recording: &mut Recording<'_>, context: &mut Context) {
     let hook = context.id as u16;
     let frame = context.frame();
-    recording.repair(frame);
-    let entry = ENTRIES.get(usize::from(hook)).map(|entry| entry.load(Ordering::Relaxed));
-    let stack = recording.stack(&context.caller(), entry, true);
+    // A frame at the same place was left, too, or we couldn't be there.
+    recording.repair(frame + 1);
+    let stack = recording.stack(&context.caller(), entry(hook), true);
     let depth = recording.thread.depth as usize;
     if let Some(shadow) = recording.block().and_then(|block| block.shadow.get_mut(depth)) {
         *shadow = Shadow { frame, hook: u64::from(hook) };

@@ -6,7 +6,8 @@
 //! ([`hooks`], [`callbacks`], [`annotate`]) gets a `Recording`, takes the
 //! stack ([`stack`], over what [`modules`] knows is loaded) and publishes a
 //! record in the ring that [`tracer`] has made. What a thread needs for that is
-//! in its [`state`], and for what is large in its [`block`].
+//! in its [`state`], and for what is large in its [`block`]. A callback
+//! of which nothing is new takes a shortcut ([`fast`]).
 //!
 //! Nothing here may stop, slow or change the program that we are loaded into:
 //! see `docs/pitfalls.md`.
@@ -22,6 +23,7 @@ mod callbacks;
 mod clock;
 mod elf;
 mod errno;
+mod fast;
 mod hooks;
 mod modules;
 mod real;

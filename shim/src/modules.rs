@@ -11,7 +11,7 @@ use findshlibs::{Segment as _, SharedLibrary as _, SharedLibraryId, TargetShared
 use parking_lot::{Mutex, MutexGuard};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use traceshim_ring::env::Config;
 use traceshim_ring::glob;
 use traceshim_ring::layout::Ref;
@@ -66,6 +66,8 @@ unsafe impl Send for Retired {}
 static REGISTRY: Mutex<Registry> =
     Mutex::new(Registry { modules: Vec::new(), loads: 0, generation: 0, retired: Vec::new() });
 static SET: AtomicPtr<ModuleSet> = AtomicPtr::new(null_mut());
+/// The current set's generation.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
 /// Threads that use a set at this moment, spread so that they don't meet.
 static READERS: [Line; 16] = [const { Line(AtomicU32::new(0)) }; 16];
 #[repr(align(64))]
@@ -74,6 +76,12 @@ struct Line(AtomicU32);
 /// The registry, for what is rare.
 pub(crate) fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock()
+}
+
+/// The generation of the current set.
+#[inline(always)]
+pub(crate) fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
 }
 
 /// Runs `f` over the current set; `None` before there is one.
@@ -156,7 +164,8 @@ impl Registry {
         changes
     }
 
-    fn publish(&mut self) {
+    /// Makes a new set of what is loaded, of a new generation.
+    pub(crate) fn publish(&mut self) {
         self.generation += 1;
         let descs = self.modules.iter().map(|module| module.desc.clone()).collect();
         let previous = SET.load(Ordering::Acquire);
@@ -164,6 +173,7 @@ impl Registry {
         let previous_set = unsafe { previous.as_ref() };
         let set = Box::into_raw(Box::new(ModuleSet::replacing(descs, self.generation, previous_set)));
         SET.store(set, Ordering::SeqCst);
+        GENERATION.store(self.generation, Ordering::SeqCst);
         if !previous.is_null() {
             self.retired.push(Retired(previous));
         }

@@ -32,16 +32,42 @@ pub(crate) fn take(
     let none = StackRef::new(ring.stack_root(StackStatus::NoMemory), Unwinder::Table);
     let Some(block) = recording.block() else { return none };
     let Block { frames, copy, capturer, .. } = block;
-    let mut at = 0;
-    if let (Some(entry), Some(first)) = (entry, frames.first_mut()) {
-        *first = entry | FRAME_EXACT;
-        at = 1;
+    // A callback's entry is one of the frames.
+    let Some(out) = frames.get_mut(..depth - usize::from(entry.is_some())) else { return none };
+    let known = remembered(capturer, own, caller, policy, out.len());
+    let stack = known.or_else(|| {
+        let walk = |set: &ModuleSet| walk(set, capturer, copy, own, caller, policy, out);
+        let outcome = modules::with_set(uid, walk)?;
+        let node = ring.stack(out.get(..outcome.len)?, outcome.status);
+        let stack = StackRef::new(node, outcome.unwinder);
+        capturer.remember(stack.0);
+        Some(stack)
+    });
+    match (stack, entry) {
+        (None, _) => none,
+        (Some(stack), None) => stack,
+        (Some(stack), Some(entry)) => {
+            let node = ring.stack_node(entry | FRAME_EXACT, stack.node());
+            StackRef::new(node.unwrap_or(ring.stack_root(StackStatus::TableFull)), stack.unwinder())
+        }
     }
-    let Some(out) = frames.get_mut(at..depth.max(at)) else { return none };
-    let walk = |set: &ModuleSet| walk(set, capturer, copy, own, caller, policy, out);
-    let Some(outcome) = modules::with_set(uid, walk) else { return none };
-    let taken = frames.get(..at + outcome.len).unwrap_or_default();
-    StackRef::new(ring.stack(taken, outcome.status), outcome.unwinder)
+}
+
+/// The stack, where this thread has taken the same one before.
+fn remembered(
+    capturer: &Capturer,
+    own: (u64, u64),
+    caller: &Regs,
+    policy: Policy,
+    room: usize,
+) -> Option<StackRef> {
+    if caller.sp < own.0 || caller.sp >= own.1 {
+        return None;
+    }
+    // SAFETY: between the stack pointer and the top of the thread's own stack
+    // every page is mapped.
+    let bounds = unsafe { StackBounds::new(caller.sp, own.1) };
+    capturer.lookup(modules::generation(), &bounds, caller, false, policy, room).map(StackRef)
 }
 
 fn walk(

@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use traceshim_ring::env::{Config, Overflow};
+use traceshim_ring::env::{Config, Overflow, UnwinderChoice};
 use traceshim_ring::layout::header;
 use traceshim_ring::mapping::{NewRing, RingMap};
 use traceshim_ring::ring::{Clock, Ring};
@@ -30,6 +30,9 @@ pub(crate) struct Tracer {
     /// thread's state says of an earlier epoch is void.
     pub(crate) epoch: u32,
     pub(crate) pid: u32,
+    /// From the configuration, at hand.
+    pub(crate) stack_depth: u32,
+    pub(crate) unwinder: UnwinderChoice,
     map: RingMap,
     /// Whether anything was recorded beyond the fact that the process ran.
     recorded: AtomicBool,
@@ -176,6 +179,8 @@ fn make(config: &'static Config) -> Result<&'static Tracer, (PathBuf, std::io::E
         clock,
         epoch,
         pid: new.pid,
+        stack_depth: config.stack_depth,
+        unwinder: config.unwinder,
         map,
         recorded: AtomicBool::new(false),
         ended: AtomicBool::new(false),
@@ -281,6 +286,12 @@ impl Tracer {
         let (ticks, ns) = self.clock.sync();
         self.set(header::SYNCS + 2 * n, ticks);
         self.set(header::SYNCS + 2 * n + 1, ns);
+    }
+
+    /// Whether there is something to keep.
+    #[inline(always)]
+    pub(crate) fn has_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Relaxed)
     }
 
     /// Notes that there is something to keep.

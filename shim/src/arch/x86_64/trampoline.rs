@@ -9,16 +9,18 @@
 //!   return address to the caller rbp + 8
 //!   caller's rbp                 rbp
 //!   Context                      rbp - 160
-//!   spare                        rbp - 176
-//!   copied stack arguments       rsp = rbp - 432
+//!   xmm0 to xmm7                 rbp - 288
+//!   spare                        rbp - 304
+//!   copied stack arguments       rsp = rbp - 560
 //! ```
 //!
-//! 432 + 16 is a multiple of 64, so that over-aligned stack arguments keep
+//! 560 + 16 is a multiple of 64, so that over-aligned stack arguments keep
 //! their alignment.
 #![allow(unsafe_code)]
 
 use super::gate::gate;
 use crate::callbacks::{on_enter, on_exit};
+use crate::fast;
 use crate::state::ThreadState;
 use std::arch::{global_asm, naked_asm};
 use std::mem::offset_of;
@@ -89,10 +91,35 @@ unsafe extern "C" fn common() {
         "sub r11, rax",
         "shr r11, 4",
         "mov [rbp - 56], r11",
+        "movaps [rbp - 288], xmm0",
+        "movaps [rbp - 272], xmm1",
+        "movaps [rbp - 256], xmm2",
+        "movaps [rbp - 240], xmm3",
+        "movaps [rbp - 224], xmm4",
+        "movaps [rbp - 208], xmm5",
+        "movaps [rbp - 192], xmm6",
+        "movaps [rbp - 176], xmm7",
+        "lea rdi, [rbp - 160]",
+        "mov rsi, [rip + traceshim_thread@GOTTPOFF]",
+        "add rsi, fs:[0]",
+        "call {fast_enter}",
+        // The upper parts of wider registers are as they were: neither the fast
+        // path nor these loads touch them.
+        "movaps xmm0, [rbp - 288]",
+        "movaps xmm1, [rbp - 272]",
+        "movaps xmm2, [rbp - 256]",
+        "movaps xmm3, [rbp - 240]",
+        "movaps xmm4, [rbp - 224]",
+        "movaps xmm5, [rbp - 208]",
+        "movaps xmm6, [rbp - 192]",
+        "movaps xmm7, [rbp - 176]",
+        "test eax, eax",
+        "jnz 1f",
         "lea rdi, [rbp - 160]",
         "lea rsi, [rip + {enter}]",
         "mov edx, 1",
         "call {gate}",
+        "1:",
         // The caller's stack arguments, if it passed any: as many words as a
         // function may have, so far as there is stack to read.
         "lea rsi, [rbp + 16]",
@@ -116,7 +143,7 @@ unsafe extern "C" fn common() {
         "and rdi, -4096",
         "mov r8, rdi",
         "mov esi, 1",
-        "lea rdx, [rbp - 176]",
+        "lea rdx, [rbp - 304]",
         "mov eax, 27",
         "syscall",
         "mov rsi, r9",
@@ -153,10 +180,21 @@ unsafe extern "C" fn common() {
         "mov [rbp - 32], rdx",
         "cmp qword ptr [rbp - 48], 0",
         "je 7f",
+        "movaps [rbp - 288], xmm0",
+        "movaps [rbp - 272], xmm1",
+        "lea rdi, [rbp - 160]",
+        "mov rsi, [rip + traceshim_thread@GOTTPOFF]",
+        "add rsi, fs:[0]",
+        "call {fast_exit}",
+        "movaps xmm0, [rbp - 288]",
+        "movaps xmm1, [rbp - 272]",
+        "test eax, eax",
+        "jnz 8f",
         "lea rdi, [rbp - 160]",
         "lea rsi, [rip + {exit}]",
         "mov edx, 1",
         "call {gate}",
+        "8:",
         "mov rax, [rbp - 40]",
         "mov rdx, [rbp - 32]",
         "7:",
@@ -164,7 +202,9 @@ unsafe extern "C" fn common() {
         ".cfi_def_cfa rsp, 8",
         "ret",
         ".cfi_endproc",
-        frame = const 432,
+        frame = const 560,
+        fast_enter = sym fast::enter,
+        fast_exit = sym fast::exit,
         words = const STACK_WORDS,
         last_byte = const STACK_WORDS * 8 - 1,
         lo = const offset_of!(ThreadState, stack_lo),
