@@ -38,6 +38,7 @@ pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Process>> {
     let mut inputs = Inputs::default();
     if paths.is_empty() {
         let dir = default_dir()?;
+        refuse_foreign(&dir)?;
         inputs.add_dir(&dir).with_context(|| format!("{}", dir.display()))?;
     }
     for path in paths {
@@ -52,6 +53,16 @@ pub(crate) fn default_dir() -> Result<PathBuf> {
         return Ok(dir.into());
     }
     Ok(session::default_dir(std::env::var_os("XDG_RUNTIME_DIR"), own_uid()?))
+}
+
+/// A directory that nobody named on the command line is read only if it is
+/// ours: anyone can make one in `/tmp`, or a link.
+fn refuse_foreign(dir: &Path) -> Result<()> {
+    let metadata = dir.symlink_metadata().with_context(|| dir.display().to_string())?;
+    if !metadata.is_dir() || metadata.uid() != own_uid()? {
+        bail!("{}: not a directory of this user; to read it, name it", dir.display());
+    }
+    Ok(())
 }
 
 /// The user who runs this program: the owner of its own entry in `/proc`.
@@ -241,4 +252,84 @@ pub(crate) fn is_mapped(path: &Path, pid: u32) -> bool {
         let mut fields = line.split(|&b| b == b' ').filter(|field| !field.is_empty());
         fields.nth(4) == Some(inode.as_bytes())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::merge;
+    use crate::trace::TraceWriter;
+    use proptest::prelude::*;
+    use traceshim_ring::layout::{MAGIC, Table, VERSION, header};
+
+    /// A header that is believed, with whatever else.
+    fn header_of(mut words: Vec<u64>) -> Vec<u64> {
+        words.resize(CHUNK_WORDS, 0);
+        words[header::MAGIC] = MAGIC;
+        words[header::VERSION] = u64::from(VERSION) | (CHUNK_BYTES as u64) << 32;
+        words[header::CHUNKS] |= 8;
+        words
+    }
+
+    /// Words that are often small, often references, and sometimes anything.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+
+        fn word(&mut self) -> u64 {
+            let x = self.next();
+            match x % 5 {
+                0 => x >> 58,
+                1 => x >> 54,
+                2 => x,
+                // The head of a record of a known kind.
+                _ => (1 + x % 19) | (1 + (x >> 8) % 8) << 8 | ((x >> 16) % 3) << 16 | (x >> 40) << 32,
+            }
+        }
+
+        fn words(&mut self, most: usize) -> Vec<u64> {
+            let len = self.next() as usize % most;
+            (0..len).map(|_| self.word()).collect()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn a_trace_may_say_anything(seed in 1..u64::MAX) {
+            let mut random = Random(seed);
+            let mut bytes = Vec::new();
+            let mut writer = TraceWriter::new(&mut bytes).unwrap();
+            writer.header(0, &header_of(random.words(CHUNK_WORDS))).unwrap();
+            for _ in 0..8 {
+                let (chunk, table) = (random.next() as u32 % 9, random.next() as u8 % 6);
+                writer.page(0, chunk, Table::Strings.tag() + table, &random.words(CHUNK_WORDS)).unwrap();
+                let (seq, words) = (random.next() % 5, random.words(300));
+                writer.piece(0, &Piece { chunk: 1, seq, words, open: false }).unwrap();
+            }
+            let mut inputs = Inputs::default();
+            inputs.add_trace(&bytes[..], None).unwrap();
+            let processes = inputs.finish().unwrap();
+            let mut last = HashMap::new();
+            merge(&processes, |_, event| {
+                let process = &processes[0];
+                if let Some(stack) = event.body.stack() {
+                    let _ = process.tables.stack(stack);
+                }
+                let _ = (process.module_epoch(event.ticks), process.module_at(event.ticks, event.ticks));
+                let last = last.entry(event.thread).or_insert(0);
+                if event.thread != u32::MAX {
+                    assert!(*last <= event.ts_ns, "time goes back");
+                    *last = event.ts_ns;
+                }
+                true
+            });
+        }
+    }
 }

@@ -97,7 +97,7 @@ fn the_trace_says_the_same_as_the_ring() {
     assert!(output.status.success());
     let rings = dir.path().join("rings");
     std::fs::create_dir(&rings).unwrap();
-    assert!(preloaded(program, &rings).status().unwrap().success());
+    assert!(preloaded(program, &rings).output().unwrap().status.success());
     let same = collector(&[&"diff", &trace, &rings]);
     assert_eq!(same.status.code(), Some(0), "{}", String::from_utf8_lossy(&same.stdout));
     let kinds = |input: &Path| {

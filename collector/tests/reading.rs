@@ -135,6 +135,19 @@ fn several_inputs_are_merged_by_time() {
 }
 
 #[test]
+fn strict_is_an_exit_status_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let ring = sample(dir.path(), 0x10_0000);
+    let code = |command: &str, kind: &str| {
+        collector(&[&command, &"--strict", &"--kind", &kind, &ring]).status.code()
+    };
+    for command in ["dump", "stats"] {
+        assert_eq!(code(command, "thread_birth"), Some(0));
+        assert_eq!(code(command, "callback_enter"), Some(3));
+    }
+}
+
+#[test]
 fn losses_are_events_too() {
     let dir = tempfile::tempdir().unwrap();
     let w = Writer::new(dir.path(), 4_000_000, 64 << 10);

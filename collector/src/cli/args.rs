@@ -47,6 +47,9 @@ pub(crate) struct ShowArgs {
     /// Stop after so many events
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+    /// Exit with 3 where events were lost or a stack is truncated
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Show at most so many frames of a stack
     #[arg(long, value_name = "N")]
     pub(crate) depth: Option<usize>,

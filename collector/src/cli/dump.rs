@@ -69,8 +69,8 @@ pub(crate) fn run(args: DumpArgs) -> Result<ExitCode> {
         return Err(error.into());
     }
     out.flush()?;
-    notes(&processes, printer.as_ref());
-    Ok(ExitCode::SUCCESS)
+    let flawless = notes(&processes, printer.as_ref());
+    Ok(if args.show.strict && !flawless { super::NOT_STRICT.into() } else { ExitCode::SUCCESS })
 }
 
 /// The printer that the options ask for.
@@ -95,8 +95,9 @@ pub(super) fn make_printer(
     }
 }
 
-/// What a reader of the output should know about what isn't in it.
-fn notes(processes: &[Process], printer: &dyn Printer) {
+/// Tells what a reader of the output should know about what isn't in it;
+/// whether nothing was lost and every stack is complete.
+fn notes(processes: &[Process], printer: &dyn Printer) -> bool {
     let summary = printer.stacks().summary();
     if summary.truncated > 0 || summary.unnamed > 0 {
         say(format_args!("{summary}"));
@@ -109,4 +110,5 @@ fn notes(processes: &[Process], printer: &dyn Printer) {
     if damaged > 0 {
         say(format_args!("{damaged} damaged places were skipped"));
     }
+    lost == 0 && damaged == 0 && summary.truncated == 0
 }

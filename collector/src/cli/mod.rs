@@ -53,6 +53,9 @@ enum Command {
     Diff(diff::DiffArgs),
 }
 
+/// The exit status of `--strict` where something is missing.
+const NOT_STRICT: u8 = 3;
+
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {

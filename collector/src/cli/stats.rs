@@ -35,6 +35,9 @@ pub(crate) struct StatsArgs {
     /// Write here instead of to standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Exit with 3 where events were lost or a stack is truncated
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -48,10 +51,12 @@ pub(crate) fn run(args: StatsArgs) -> Result<ExitCode> {
     let mut names = Names::new(&mut resolver);
     let mut filter = Filter::new(&args.filter, &processes);
     let mut out = output(args.output.as_ref())?;
+    let mut flawless = true;
     for (number, process) in (0..).zip(&processes) {
         let stats = ProcessStats::collect(process, &mut names, |names, event| {
             filter.passes(names, number, process, event)
         });
+        flawless &= process.lost() == 0 && process.damaged == 0 && stats.stacks.truncated == 0;
         match args.format {
             Format::Json => write_json(&mut out, process, &stats, &mut names)?,
             Format::Text => {
@@ -66,7 +71,7 @@ pub(crate) fn run(args: StatsArgs) -> Result<ExitCode> {
     if processes.is_empty() {
         say(format_args!("no process in it"));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if args.strict && !flawless { super::NOT_STRICT.into() } else { ExitCode::SUCCESS })
 }
 
 /// How a process ended, as far as its ring tells.

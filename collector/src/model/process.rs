@@ -287,4 +287,11 @@ impl Process {
         let module = &modules[only as usize];
         (ticks < module.load_ticks).then_some((only, module))
     }
+
+    /// A module that was at `address` at some time: the last one, if there were
+    /// several.
+    pub(crate) fn module_ever_at(&self, address: u64) -> Option<&Module> {
+        let modules = self.tables.modules().iter();
+        modules.filter(|m| (m.start..m.end).contains(&address)).max_by_key(|m| m.load_ticks)
+    }
 }

@@ -33,8 +33,19 @@ impl<'r> Names<'r> {
 
     #[cold]
     fn find_hook(&mut self, process: &Process, hook: u16) -> Option<Rc<[u8]>> {
-        let raw = process.tables.string(process.tables.hook(hook)?.name)?;
-        let name: Rc<[u8]> = if self.demangle && raw.starts_with(b"_") {
+        let entry = process.tables.hook(hook)?;
+        let raw = process.tables.string(entry.name).unwrap_or_default();
+        let name: Rc<[u8]> = if raw.is_empty() {
+            // A pointer that was wrapped: its name is that of what it points
+            // to, wherever that was ever loaded.
+            let frame = process
+                .module_ever_at(entry.address)
+                .and_then(|module| self.resolver.function(process, entry.address, module.load_ticks));
+            match frame {
+                Some(frame) => frame_name(process, &frame).into_bytes().into(),
+                None => format!("{:#x}", entry.address).into_bytes().into(),
+            }
+        } else if self.demangle && raw.starts_with(b"_") {
             symbols::name(&raw, true).into_bytes().into()
         } else {
             raw.into()

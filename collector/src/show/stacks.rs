@@ -57,10 +57,17 @@ impl Hasher for KeyHasher {
     }
 }
 
+/// How much is kept. No honest trace has so many stacks; a forged ring can have
+/// a million of them, each a thousand frames long.
+const CACHE_CAP_BYTES: usize = 256 << 20;
+
 /// Stacks in an output's form.
 #[derive(Default)]
 pub(crate) struct StackCache {
     rendered: StackMap<Rendered>,
+    bytes: usize,
+    /// Of those that aren't kept any more.
+    dropped: StackSummary,
 }
 
 impl StackCache {
@@ -74,11 +81,18 @@ impl StackCache {
         ticks: u64,
         render: impl FnOnce(&Stack) -> Vec<u8>,
     ) -> &Rendered {
+        if self.bytes > CACHE_CAP_BYTES {
+            self.dropped = self.summary();
+            self.rendered.clear();
+            self.bytes = 0;
+        }
         let key = StackKey::new(process, stack, ticks);
         let rendered = self.rendered.entry(key).or_insert_with(|| {
             let stack = resolver.stack(process, stack, ticks);
+            let bytes = render(&stack);
+            self.bytes += bytes.len();
             Rendered {
-                bytes: render(&stack),
+                bytes,
                 frames: stack.frames.len(),
                 unnamed: stack.unnamed(),
                 complete: stack.is_complete(),
@@ -91,7 +105,7 @@ impl StackCache {
 
     /// What every summary tells of stacks.
     pub(crate) fn summary(&self) -> StackSummary {
-        let mut summary = StackSummary::default();
+        let mut summary = self.dropped;
         for rendered in self.rendered.values() {
             summary.add(rendered.events, rendered.frames, rendered.unnamed, rendered.complete);
         }
