@@ -30,6 +30,7 @@ mod cfi;
 mod compare;
 mod expr;
 mod frame_pointers;
+mod hot;
 mod learn;
 mod machine;
 mod memo;

@@ -6,6 +6,13 @@ pub trait StackMemory {
     /// The eight bytes at `addr`; `None` where they are outside what is known
     /// to be readable stack, or `addr` isn't a multiple of 8.
     fn read(&self, addr: u64) -> Option<u64>;
+
+    /// The stack around `addr`, where this is the process's own memory: reads
+    /// in there may go past [`read`](Self::read).
+    fn stack_at(&self, addr: u64) -> Option<StackBounds> {
+        let _ = addr;
+        None
+    }
 }
 
 /// A piece of the calling process's own memory: one stack.
@@ -24,6 +31,17 @@ impl StackBounds {
     /// a word that was there, no more.
     pub const unsafe fn new(lo: u64, hi: u64) -> Self {
         StackBounds { lo, hi }
+    }
+
+    /// The word at `addr`, unchecked.
+    ///
+    /// # Safety
+    /// `addr` is a multiple of 8, and `addr..addr + 8` lies in `lo..hi`.
+    #[inline(always)]
+    pub(crate) unsafe fn word(&self, addr: u64) -> u64 {
+        let word = core::ptr::with_exposed_provenance::<u64>(addr as usize);
+        // SAFETY: aligned, and in what the maker of this value promised to be readable.
+        unsafe { word.read_volatile() }
     }
 
     /// The lowest address.
@@ -46,10 +64,13 @@ impl StackMemory for StackBounds {
         if addr & 7 != 0 || self.hi < self.lo || room < 8 || offset > room.wrapping_sub(8) {
             return None;
         }
-        let word = core::ptr::with_exposed_provenance::<u64>(addr as usize);
-        // SAFETY: `addr` is aligned and `addr..addr + 8` lies in `lo..hi`, which
-        // the maker of this value promised to be readable.
-        Some(unsafe { word.read_volatile() })
+        // SAFETY: `addr` is aligned and `addr..addr + 8` lies in `lo..hi`.
+        Some(unsafe { self.word(addr) })
+    }
+
+    #[inline(always)]
+    fn stack_at(&self, addr: u64) -> Option<StackBounds> {
+        (addr >= self.lo && addr < self.hi).then_some(*self)
     }
 }
 
@@ -59,6 +80,11 @@ impl<M: StackMemory> StackMemory for [M] {
     fn read(&self, addr: u64) -> Option<u64> {
         self.iter().find_map(|m| m.read(addr))
     }
+
+    #[inline]
+    fn stack_at(&self, addr: u64) -> Option<StackBounds> {
+        self.iter().find_map(|m| m.stack_at(addr))
+    }
 }
 
 impl<M: StackMemory, const N: usize> StackMemory for [M; N] {
@@ -66,12 +92,22 @@ impl<M: StackMemory, const N: usize> StackMemory for [M; N] {
     fn read(&self, addr: u64) -> Option<u64> {
         self.as_slice().read(addr)
     }
+
+    #[inline]
+    fn stack_at(&self, addr: u64) -> Option<StackBounds> {
+        self.as_slice().stack_at(addr)
+    }
 }
 
 impl<M: StackMemory + ?Sized> StackMemory for &M {
     #[inline(always)]
     fn read(&self, addr: u64) -> Option<u64> {
         (**self).read(addr)
+    }
+
+    #[inline(always)]
+    fn stack_at(&self, addr: u64) -> Option<StackBounds> {
+        (**self).stack_at(addr)
     }
 }
 

@@ -6,16 +6,18 @@
 //! CFA:  3..6   the register that the CFA is counted from: 0 rsp, 1.. Machine::saved
 //!       6      a callee-saved register other than rbp has a rule that doesn't fit
 //!       8..28  CFA - register, in words, signed
-//!      28..40  rbp's slot - CFA, in words, signed; 0: rbp is unchanged; MIN: it is lost
+//!      28..40  rbp's slot - CFA, in words, signed; -1: rbp is unchanged; MIN: it is lost
 //!      40..60  four bits each for rbx, r12..r15: 0 unchanged, 1..=13 the slot is
 //!              that many words below the return address's, 15 lost
 //!      60      simple: the CFA is counted from rsp or rbp, and rbp isn't lost
+//!      61      plain: simple, and the frame is reported
 //! STOP: 8..16  the status
 //! ```
 
 use crate::machine::{BP, Machine, SAVED, saved_index};
 use crate::memory::StackMemory;
 use gimli::{CfaRule, RegisterRule, UnwindContextStorage, UnwindTableRow, X86_64};
+use std::hint::select_unpredictable;
 use traceshim_ring::stack::StackStatus;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +46,9 @@ const FRAME_POINTER_ONLY: u64 = 4;
 const OTHERS_DONT_FIT: u64 = 1 << 6;
 const HIDDEN: u64 = 1 << 7;
 const SIMPLE: u64 = 1 << 60;
+const PLAIN: u64 = 1 << 61;
+/// Where the return address is, so that no rbp is there; and it can be read.
+const BP_SAME: i64 = -1;
 const BP_LOST: i64 = -2048;
 const OTHER_LOST: u64 = 15;
 
@@ -69,7 +74,7 @@ impl Rule {
 
     /// The same, for code whose frames aren't reported.
     pub(crate) const fn hidden(self, hidden: bool) -> Rule {
-        Rule(if hidden { self.0 | HIDDEN } else { self.0 })
+        Rule(if hidden { self.0 & !PLAIN | HIDDEN } else { self.0 })
     }
 
     /// Whether the frame isn't reported.
@@ -111,16 +116,16 @@ impl Rule {
             return None;
         }
         let bp = match row.register(X86_64::RBP) {
-            None | Some(RegisterRule::SameValue) => 0,
+            None | Some(RegisterRule::SameValue) => BP_SAME,
             Some(RegisterRule::Undefined) => BP_LOST,
             Some(RegisterRule::Offset(offset)) => {
-                words(offset).filter(|w| (-2047..2048).contains(w) && *w != 0)?
+                words(offset).filter(|w| (-2047..2048).contains(w) && *w != BP_SAME)?
             }
             _ => return None,
         };
         let mut bits = CFA | base << 3 | (cfa_words as u64 & 0xf_ffff) << 8 | (bp as u64 & 0xfff) << 28;
         if base <= 1 && bp != BP_LOST {
-            bits |= SIMPLE;
+            bits |= SIMPLE | PLAIN;
         }
         let others = [X86_64::RBX, X86_64::R12, X86_64::R13, X86_64::R14, X86_64::R15];
         for (i, register) in others.into_iter().enumerate() {
@@ -200,6 +205,12 @@ impl Rule {
         (self.0 & SIMPLE != 0).then_some(Simple(self.0))
     }
 
+    /// The same, where the frame is reported too.
+    #[inline(always)]
+    pub(crate) fn plain(self) -> Option<Simple> {
+        (self.0 & PLAIN != 0).then_some(Simple(self.0))
+    }
+
     /// Takes the step of a `Cfa` rule. `ALL`: rbx and r12 to r15 are followed too.
     #[inline(always)]
     pub(crate) fn step<const ALL: bool, M: StackMemory>(
@@ -217,7 +228,7 @@ impl Rule {
         }
         let ip = return_address(mem.read(cfa.wrapping_sub(8)))?;
         match self.bp_words() {
-            0 => {}
+            BP_SAME => {}
             BP_LOST => m.set_saved(BP, None),
             w => m.set_saved(BP, mem.read(cfa.wrapping_add((w as u64).wrapping_mul(8)))),
         }
@@ -248,7 +259,7 @@ impl Simple {
     /// The CFA, from the frame's rsp and rbp.
     #[inline(always)]
     pub(crate) fn cfa(self, sp: u64, bp: u64) -> u64 {
-        let base = if self.is_from_bp() { bp } else { sp };
+        let base = select_unpredictable(self.is_from_bp(), bp, sp);
         base.wrapping_add(((self.0 << 36) as i64 >> 44 << 3) as u64)
     }
 
@@ -257,13 +268,21 @@ impl Simple {
         self.0 & 1 << 3 != 0
     }
 
-    /// Where the caller's rbp is; `None`: it is the same.
+    /// Whether the caller's rbp is the frame's.
     #[inline(always)]
-    pub(crate) fn bp_slot(self, cfa: u64) -> Option<u64> {
-        let bytes = ((self.0 << 24) as i64 >> 52 << 3) as u64;
-        (bytes != 0).then(|| cfa.wrapping_add(bytes))
+    pub(crate) fn keeps_bp(self) -> bool {
+        self.0 & 0xfff << 28 == (BP_SAME as u64 & 0xfff) << 28
+    }
+
+    /// Where the caller's rbp is, unless it is the frame's.
+    #[inline(always)]
+    pub(crate) fn bp_slot(self, cfa: u64) -> u64 {
+        cfa.wrapping_add(((self.0 << 24) as i64 >> 52 << 3) as u64)
     }
 }
+
+/// Addresses are 1 to this: no user-space address has more than 57 bits.
+pub(crate) const ADDRESSES: u64 = (1 << 57) - 1;
 
 /// Checks a return address that was read from the stack.
 #[inline(always)]
@@ -271,8 +290,7 @@ pub(crate) fn return_address(word: Option<u64>) -> Result<u64, StackStatus> {
     match word {
         None => Err(StackStatus::OutOfBounds),
         Some(0) => Err(StackStatus::NullReturn),
-        // No user-space address has more than 57 bits.
-        Some(ip) if ip >> 57 != 0 => Err(StackStatus::NoModule),
+        Some(ip) if ip > ADDRESSES => Err(StackStatus::NoModule),
         Some(ip) => Ok(ip),
     }
 }

@@ -1,7 +1,8 @@
 //! The rules that a thread has learned, by address.
 
 use crate::module::ModuleSet;
-use crate::rule::Rule;
+use crate::rule::{Rule, Simple};
+use std::hint::select_unpredictable;
 
 /// Powers of two; a rule takes 16 bytes.
 const SETS: usize = 512;
@@ -33,6 +34,17 @@ impl Rules {
         (known && address != 0).then(|| Rule::from_bits(rule))
     }
 
+    /// The rule of an address, where it is a plain one.
+    #[inline(always)]
+    pub(crate) fn plain(&self, address: u64) -> Option<(Rule, Simple)> {
+        let [first, second] = self.entries.get(set_of(address))?;
+        let known = (first.address == address) | (second.address == address);
+        let bits = select_unpredictable(second.address == address, second.rule, first.rule);
+        let rule = Rule::from_bits(bits);
+        // An empty entry's rule isn't plain, so that address 0 needs no test.
+        rule.plain().filter(|_| known).map(|plain| (rule, plain))
+    }
+
     pub(crate) fn insert(&mut self, address: u64, rule: Rule) {
         if let Some([first, second]) = self.entries.get_mut(set_of(address)) {
             *second = *first;
@@ -50,7 +62,7 @@ impl Rules {
         for entry in self.entries.as_flattened_mut() {
             let stays = entry.address != 0 && set.find(entry.address).is_some_and(|m| m.since <= generation);
             if !stays {
-                entry.address = 0;
+                *entry = Entry { address: 0, rule: 0 };
             }
         }
     }

@@ -13,14 +13,14 @@ const READS: usize = 48;
 
 /// A step of a walk.
 #[derive(Clone, Copy)]
-struct Step {
-    rule: Rule,
+pub(crate) struct Step {
+    pub(crate) rule: Rule,
     /// The CFA; of an evaluated row: the first of its reads.
-    cfa: u64,
+    pub(crate) cfa: u64,
     /// The return address.
-    ip: u64,
+    pub(crate) ip: u64,
     /// rbp after the step; of an evaluated row: how many reads it made.
-    bp: u64,
+    pub(crate) bp: u64,
 }
 
 /// The steps of a walk. Valid when zeroed.
@@ -97,11 +97,16 @@ impl Trace {
         !self.broken
     }
 
-    /// To add many steps; `finish` keeps them.
+    /// Room for more steps; `added` says how many were written.
     #[inline(always)]
-    pub(crate) fn steps(&mut self) -> Steps<'_> {
-        let room = self.steps.get_mut(self.len..).unwrap_or_default();
-        Steps { room: room.iter_mut(), len: &mut self.len, broken: &mut self.broken, added: 0 }
+    pub(crate) fn room(&mut self) -> &mut [Step] {
+        self.steps.get_mut(self.len..).unwrap_or_default()
+    }
+
+    /// So many steps were written to `room`.
+    #[inline(always)]
+    pub(crate) fn added(&mut self, steps: usize) {
+        self.len = self.len.wrapping_add(steps).min(STEPS);
     }
 
     /// A step by `rule` led to `m`.
@@ -159,9 +164,9 @@ impl Trace {
                 continue;
             };
             let ip_offset = self.offset(step.cfa.wrapping_sub(8))?;
-            match simple.bp_slot(step.cfa) {
-                Some(slot) if bp_is_used => {
-                    let offset = self.offset(slot)?;
+            match bp_is_used && !simple.keeps_bp() {
+                true => {
+                    let offset = self.offset(simple.bp_slot(step.cfa))?;
                     if offset.wrapping_add(1) == ip_offset {
                         slots.pair(offset, [step.bp, step.ip])?;
                     } else {
@@ -170,7 +175,7 @@ impl Trace {
                     }
                     bp_is_used = false;
                 }
-                _ => slots.single(ip_offset, step.ip)?,
+                false => slots.single(ip_offset, step.ip)?,
             }
             bp_is_used |= simple.is_from_bp();
         }
@@ -204,31 +209,6 @@ impl Trace {
 
     fn offset(&self, addr: u64) -> Option<u16> {
         u16::try_from(addr.wrapping_sub(self.sp) >> 3).ok()
-    }
-}
-
-/// Steps that are being added to a trace.
-pub(crate) struct Steps<'a> {
-    room: std::slice::IterMut<'a, Step>,
-    len: &'a mut usize,
-    broken: &'a mut bool,
-    added: usize,
-}
-
-impl Steps<'_> {
-    #[inline(always)]
-    pub(crate) fn push(&mut self, rule: Rule, cfa: u64, ip: u64, bp: u64) {
-        if let Some(place) = self.room.next() {
-            *place = Step { rule, cfa, ip, bp };
-        }
-        self.added = self.added.wrapping_add(1);
-    }
-
-    #[inline(always)]
-    pub(crate) fn finish(self) {
-        let len = self.len.wrapping_add(self.added);
-        *self.broken |= len > STEPS;
-        *self.len = len.min(STEPS);
     }
 }
 

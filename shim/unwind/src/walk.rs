@@ -1,5 +1,6 @@
 //! The walks: by rules, and by frame pointers whatever the code.
 
+use crate::hot;
 use crate::learn::Learned;
 use crate::machine::{BP, Machine};
 use crate::memory::StackMemory;
@@ -46,7 +47,7 @@ pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
     let mut rare = Rare { signals: 0, guessed: false };
     let status = loop {
         if !ALL {
-            by_simple_rules(learned, mem, m, trace, frames);
+            by_plain_rules(learned, mem, m, trace, frames);
         }
         let address = m.lookup_address();
         let rule = match learned.rules.get(address) {
@@ -89,50 +90,27 @@ pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
     }
 }
 
-/// Goes on from `m` for as long as rules are learned and simple, and everything
-/// is as it should be. The frame that it stops at isn't in `frames` yet.
-///
-/// What the next step waits for is kept in registers: from one return address
-/// to the next it is a load, a rule's address, a load and an addition.
+/// Goes on from `m` by the inner loop, as far as that goes. The frame that it
+/// stops at isn't in `frames` yet.
 #[inline(always)]
-fn by_simple_rules<M: StackMemory>(
+fn by_plain_rules<M: StackMemory>(
     learned: &Learned,
     mem: &M,
     m: &mut Machine,
     trace: &mut Trace,
     frames: &mut Frames<'_>,
 ) {
-    let Some(mut bp) = m.saved(BP) else { return };
-    let (mut ip, mut sp, mut exact) = (m.ip, m.sp, m.exact);
-    let mut steps = trace.steps();
-    let mut len = frames.len;
-    while let Some(rule) = learned.rules.get(if exact { ip } else { ip.wrapping_sub(1) }) {
-        let Some(simple) = rule.simple() else { break };
-        let cfa = simple.cfa(sp, bp);
-        let bp_slot = simple.bp_slot(cfa);
-        let (Some(caller), Some(saved)) = (
-            mem.read(cfa.wrapping_sub(8)),
-            // A load from there in any case is cheaper than a branch.
-            mem.read(bp_slot.unwrap_or(cfa.wrapping_sub(8))),
-        ) else {
-            break;
-        };
-        if cfa <= sp || return_address(Some(caller)).is_err() {
-            break;
-        }
-        if !rule.is_hidden() {
-            let Some(slot) = frames.out.get_mut(len) else { break };
-            *slot = if exact { ip | FRAME_EXACT } else { ip };
-            len = len.wrapping_add(1);
-        }
-        bp = if bp_slot.is_some() { saved } else { bp };
-        (ip, sp, exact) = (caller, cfa, false);
-        steps.push(rule, cfa, caller, bp);
+    if m.exact {
+        return;
     }
-    steps.finish();
-    frames.len = len;
-    (m.ip, m.sp, m.exact) = (ip, sp, exact);
-    m.set_saved(BP, Some(bp));
+    let (Some(bp), Some(stack)) = (m.saved(BP), mem.stack_at(m.sp)) else { return };
+    let mut frame = hot::Frame { ip: m.ip, sp: m.sp, bp };
+    let out = frames.out.get_mut(frames.len..).unwrap_or_default();
+    let walked = hot::walk(&learned.rules, &stack, &mut frame, out, trace.room());
+    trace.added(walked);
+    frames.len = frames.len.wrapping_add(walked);
+    (m.ip, m.sp) = (frame.ip, frame.sp);
+    m.set_saved(BP, Some(frame.bp));
 }
 
 /// What a walk keeps of its rare steps.

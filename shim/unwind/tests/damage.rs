@@ -1,3 +1,4 @@
+#![allow(unsafe_code)]
 //! Damaged unwind information and stacks full of anything: a walk ends, never
 //! panics, and reads only what it may (which `StackArray` sees to).
 
@@ -9,7 +10,8 @@ use cfi::*;
 use proptest::prelude::*;
 use std::sync::Arc;
 use traceshim_unwind::{
-    Capturer, FramePointers, ModuleDesc, ModuleSet, Policy, Regs, Section, StackArray, StackStatus,
+    Capturer, FramePointers, ModuleDesc, ModuleSet, Policy, Regs, Section, StackArray, StackBounds,
+    StackStatus,
 };
 
 const BIAS: u64 = 0x5500_0000_0000;
@@ -36,7 +38,8 @@ fn module() -> ModuleDesc {
     builder.signal(CODE_SVMA + 512, 64, &trampoline).module(BIAS, 1)
 }
 
-/// A word as stacks have them: an address in the code, one in the stack, or anything.
+/// A word as stacks have them: an address in the code, one in the stack (here
+/// from `STACK`, moved to where the array is), or anything.
 fn word() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => (0u64..600).prop_map(|o| BIAS + CODE_SVMA + o),
@@ -75,20 +78,39 @@ proptest! {
             ..whole
         };
         let set = ModuleSet::new(vec![desc], 1);
-        let mem = StackArray { base: STACK, words: &words };
+        let mut words = words;
+        let base = words.as_mut_ptr().expose_provenance() as u64;
+        let moved = |word: u64| if word >> 12 == STACK >> 12 { word - STACK + base } else { word };
+        words.iter_mut().for_each(|word| *word = moved(*word));
+        let start: Vec<u64> = start.into_iter().map(moved).collect();
         let regs = Regs {
             ip: start[0], sp: start[1], bp: start[2], bx: start[3],
             r12: start[4], r13: start[5], r14: start[6], r15: start[7],
         };
+        // SAFETY: the words outlive the bounds.
+        let bounds = unsafe { StackBounds::new(base, base + 8 * words.len() as u64) };
+        let array = StackArray { base, words: &words };
         let mut capturer = Capturer::boxed();
-        let mut take = |policy| {
+        let mut known = Capturer::boxed();
+        let mut take = |policy, in_place| {
             let mut out = [0; 100];
-            let o = capturer.capture(&set, &mem, &regs, exact, policy, &mut out);
+            let o = match in_place {
+                true => capturer.capture(&set, &bounds, &regs, exact, policy, &mut out),
+                false => known.capture(&set, &array, &regs, exact, policy, &mut out),
+            };
             (out, o.len, o.status)
         };
-        let first = take(Policy::Table);
-        prop_assert_eq!(first, take(Policy::Table));
-        prop_assert_eq!(first, take(Policy::Auto { c_on_stack: false }));
-        prop_assert_ne!(take(Policy::FramePointer).2, StackStatus::Complete);
+        // Nothing is learned, then everything: the inner loop against the plain one.
+        let first = take(Policy::Table, false);
+        prop_assert_eq!(first, take(Policy::Table, false));
+        prop_assert_eq!(first, take(Policy::Table, true));
+        prop_assert_eq!(first, take(Policy::Table, true));
+        prop_assert_eq!(first, take(Policy::Auto { c_on_stack: false }, true));
+        prop_assert_ne!(take(Policy::FramePointer, true).2, StackStatus::Complete);
+        // The memo has the same answer or none.
+        take(Policy::Table, true);
+        capturer.remember(3);
+        let found = capturer.lookup(1, &bounds, &regs, exact, Policy::Table, 100);
+        prop_assert!(found.is_none_or(|id| id == 3));
     }
 }
