@@ -135,6 +135,7 @@ impl Inputs {
         let alive = !snapshot.process.ended && is_mapped(path, snapshot.process.pid);
         let part = self.part(snapshot.tables.header().to_vec())?;
         part.life.alive |= alive;
+        part.life.gone |= !alive;
         part.life.owner_uid = path.metadata()?.uid();
         for (chunk, tag, words) in snapshot.tables.pages() {
             part.page(chunk, tag, words.to_vec());
@@ -161,7 +162,8 @@ impl Inputs {
                 continue;
             };
             match block.content {
-                Content::Header(_) | Content::End => {}
+                Content::Header(_) => {}
+                Content::End => part.life.gone = true,
                 Content::Page { chunk, tag, words } => part.page(chunk, tag, words),
                 Content::Retract { seq } => part.index.retract(seq),
                 Content::Piece(piece) => {
@@ -185,7 +187,7 @@ impl Inputs {
     fn part_number(&mut self, header: Vec<u64>) -> Result<usize> {
         let uuid = process_info(&header)?.uuid;
         let number = *self.by_uuid.entry(uuid).or_insert_with(|| {
-            let life = Life { alive: false, owner_uid: own_uid().unwrap_or(u32::MAX) };
+            let life = Life { owner_uid: own_uid().unwrap_or(u32::MAX), ..Life::default() };
             self.parts.push(Part { life, ..Part::default() });
             self.parts.len() - 1
         });

@@ -120,30 +120,39 @@ fn a_trace_that_cannot_be_written_leaves_the_command_alone() {
     assert!(stderr(&output).contains("collector: "), "{}", stderr(&output));
 }
 
+/// Records a shell that waits for `signal`; sends it to the recording, and to
+/// the shell too where `to_both`.
+fn signalled(signal: &str, to_both: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!("trap 'exit 42' {signal}; echo ready; while :; do sleep 0.01; done");
+    let mut child = record(dir.path(), &["-o", "t", "--", "sh", "-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let pid = child.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let command = children.split_whitespace().next().unwrap().to_owned();
+    let mut kill = Command::new("kill");
+    kill.arg(format!("-{signal}")).arg(pid.to_string());
+    if to_both {
+        kill.arg(command);
+    }
+    assert!(kill.status().unwrap().success());
+    let status = child.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(42), None), "{signal} {to_both}");
+    assert_eq!(common::stdout(&[&"dump", &dir.path().join("t")]), "");
+}
+
 #[test]
 fn signals_end_the_command_and_the_trace_is_written() {
-    for (signal, code) in [("INT", 42), ("TERM", 42)] {
-        let dir = tempfile::tempdir().unwrap();
-        let script = format!("trap 'exit 42' {signal}; echo ready; while :; do sleep 0.01; done");
-        let mut child = record(dir.path(), &["-o", "t", "--", "sh", "-c", &script])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        let pid = child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let command: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
-        // As a terminal does it: everybody in the group gets it.
-        let signalled = Command::new("kill")
-            .args([format!("-{signal}"), pid.to_string(), command.to_string()])
-            .status()
-            .unwrap();
-        assert!(signalled.success());
-        let status = child.wait().unwrap();
-        assert_eq!((status.code(), status.signal()), (Some(code), None));
-        assert_eq!(common::stdout(&[&"dump", &dir.path().join("t")]), "");
-    }
+    // As a terminal does it: everybody in the group gets it.
+    signalled("INT", true);
+    signalled("TERM", true);
+    // As `kill` and service managers do it.
+    signalled("TERM", false);
+    signalled("HUP", false);
 }

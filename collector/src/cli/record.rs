@@ -8,12 +8,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
 use traceshim_ring::env::{Config, Variable};
 
 use crate::input;
@@ -34,7 +35,8 @@ const BUSY: Duration = Duration::from_millis(4);
 ///
 /// The exit status is the command's (128+n if signal n killed it). With '-o -'
 /// the trace goes to standard output, and the command's output to standard
-/// error. SIGINT and SIGTERM end the command and not the recording.
+/// error. Signals that would end the recording end the command, and the trace is
+/// written.
 #[derive(Args)]
 #[command(after_help = "Examples:
   collector record -- ./app --its-own-options
@@ -129,33 +131,65 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     if to_stdout {
         command.stdout(Stdio::from(std::io::stderr()));
     }
-    survive_signals()?;
-    let status = run_and_drain(&mut command, &session, &mut drainer)
+    let signals = Signals::survive()?;
+    let status = run_and_drain(&mut command, &session, &mut drainer, &signals)
         .with_context(|| args.command[0].display().to_string())?;
 
     let counts = drainer.counts();
-    // Closes the trace, so that it can be read.
+    // Closes the trace, so that it can be read. From here on a signal ends us:
+    // names for the summary may take a while.
     drop(drainer);
+    signals.over.store(true, Ordering::Relaxed);
     summarize(&args, &program, counts, &session, to_stdout);
     Ok(exit_code(status))
 }
 
-/// The signals that a terminal sends to the whole group end the command, and
-/// then its trace gets written. Those that are ignored stay so, for the command
-/// inherits that.
-fn survive_signals() -> Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        if ignored >> (signal - 1) & 1 == 0 {
-            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+/// Signals that end the command and not the recording.
+struct Signals {
+    /// Those that nobody but us got, perhaps: they are passed on.
+    to_pass_on: Vec<(Signal, Arc<AtomicBool>)>,
+    /// Set once there is nothing left to survive for.
+    over: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Begins to survive them. Those that are ignored stay so, for the command
+    /// inherits that.
+    fn survive() -> Result<Signals> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .unwrap_or(0);
+        let mut signals = Signals { to_pass_on: Vec::new(), over: Arc::default() };
+        for signal in [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP] {
+            let raw = signal.as_raw();
+            if ignored >> (raw - 1) & 1 != 0 {
+                continue;
+            }
+            let flag = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register_conditional_default(raw, Arc::clone(&signals.over))?;
+            signal_hook::flag::register(raw, Arc::clone(&flag))?;
+            // A key on the terminal reaches the command by itself.
+            if signal == Signal::TERM || signal == Signal::HUP {
+                signals.to_pass_on.push((signal, flag));
+            }
+        }
+        Ok(signals)
+    }
+
+    /// Passes on what has come since the last call.
+    fn pass_on(&self, to: Option<Pid>) {
+        for (signal, flag) in &self.to_pass_on {
+            if flag.swap(false, Ordering::Relaxed)
+                && let Some(pid) = to
+            {
+                // It fails where the command has just ended.
+                let _ = kill_process(pid, *signal);
+            }
         }
     }
-    Ok(())
 }
 
 /// Runs `command` to its end while its rings are drained. A trace that can't
@@ -164,8 +198,10 @@ fn run_and_drain<W: Write>(
     command: &mut Command,
     session: &SessionDir,
     drainer: &mut Drainer<W>,
+    signals: &Signals,
 ) -> Result<ExitStatus> {
     let mut child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait()));
     let mut broken = false;
@@ -174,14 +210,19 @@ fn run_and_drain<W: Write>(
         match receiver.recv_timeout(interval) {
             Ok(status) => break status?,
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("its end was missed"),
-            Err(RecvTimeoutError::Timeout) if broken => interval = IDLE,
-            Err(RecvTimeoutError::Timeout) => match drainer.poll(session) {
-                Ok(any) => interval = if any { BUSY } else { IDLE },
-                Err(error) => {
-                    broken = true;
-                    say(format_args!("the trace is incomplete: {error:#}"));
-                }
-            },
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        signals.pass_on(pid);
+        if broken {
+            interval = IDLE;
+            continue;
+        }
+        match drainer.poll(session) {
+            Ok(any) => interval = if any { BUSY } else { IDLE },
+            Err(error) => {
+                broken = true;
+                say(format_args!("the trace is incomplete: {error:#}"));
+            }
         }
     };
     if !broken && let Err(error) = drainer.finish(session) {

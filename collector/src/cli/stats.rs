@@ -80,7 +80,8 @@ fn state(process: &Process, stats: &ProcessStats) -> &'static str {
         (true, _) => "ended",
         (false, true) => "running",
         (false, false) if stats.last_was_exec => "became another program",
-        (false, false) => "ended without notice",
+        (false, false) if process.gone => "ended without notice",
+        (false, false) => "end not recorded",
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Process`] is an index over pieces: which thread wrote which part of
 //! them. A [`Cursor`] walks one thread's parts and turns records into
-//! [`Event`]s; [`merge`] walks many threads, or processes, in order of time.
+//! [`Event`]s; [`merge()`] walks many threads, or processes, in order of time.
 //! Events are made while walking and never kept.
 
 mod callbacks;

@@ -60,6 +60,8 @@ pub(crate) struct Process {
     pub(crate) damaged: usize,
     /// Whether the process was alive when its ring was read.
     pub(crate) alive: bool,
+    /// Whether the process was known to have ended, in whatever way.
+    pub(crate) gone: bool,
     /// The user whose process it was, as far as the ring's file tells; else the
     /// one who reads it.
     pub(crate) owner_uid: u32,
@@ -77,6 +79,8 @@ pub(crate) struct Process {
 pub(crate) struct Life {
     /// See [`Process::alive`].
     pub(crate) alive: bool,
+    /// See [`Process::gone`].
+    pub(crate) gone: bool,
     /// See [`Process::owner_uid`].
     pub(crate) owner_uid: u32,
 }
@@ -207,6 +211,7 @@ impl Indexer {
             threads,
             damaged: self.damaged,
             alive: life.alive,
+            gone: life.gone,
             owner_uid: life.owner_uid,
             strings: RefCell::default(),
             pieces: self.pieces,
