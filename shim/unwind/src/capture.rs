@@ -138,7 +138,7 @@ impl Capturer {
             walk::by_forced_frame_pointers(set, mem, &mut m, &mut frames)
         } else {
             let (learned, trace) = (&mut self.learned, &mut self.trace);
-            walk::by_rules::<false, M>(learned, set, mem, &mut m, trace, &mut frames)
+            walk::by_rules(learned, set, mem, &mut m, false, trace, &mut frames)
         };
         if status == StackStatus::UnknownRegister && policy != Policy::FramePointer {
             status = self.walk_all_registers(set, mem, regs, ip_is_exact, &mut frames);
@@ -205,7 +205,7 @@ impl Capturer {
         }
         let rule = match self.learned.rules.get(address) {
             Some(rule) => Ok(rule),
-            None => self.learned.first_visit::<false>(set, m, mem),
+            None => self.learned.first_visit(set, m, mem),
         };
         rule.is_ok_and(Rule::is_frame_pointer)
     }
@@ -227,7 +227,7 @@ impl Capturer {
         let mut m = Machine::new(regs, ip_is_exact, true);
         frames.len = 0;
         let (learned, trace) = (&mut self.learned, &mut self.trace);
-        walk::by_rules::<true, M>(learned, set, mem, &mut m, trace, frames)
+        walk::by_rules(learned, set, mem, &mut m, true, trace, frames)
     }
 }
 

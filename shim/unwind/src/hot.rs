@@ -38,9 +38,9 @@ pub(crate) fn walk(
     }
     let mut walked = 0usize;
     for (slot, step) in out.iter_mut().zip(steps) {
-        let Some((rule, plain)) = rules.plain(ip.wrapping_sub(1)) else { break };
-        let cfa = plain.cfa(sp, bp);
-        let bp_slot = plain.bp_slot(cfa);
+        let Some(rule) = rules.get(ip.wrapping_sub(1)).filter(|rule| rule.is_plain()) else { break };
+        let cfa = rule.cfa(sp, bp);
+        let bp_slot = rule.bp_slot(cfa);
         let size = cfa.wrapping_sub(sp);
         let outside = size.wrapping_sub(1) >= hi.wrapping_sub(sp);
         if outside | (bp_slot.wrapping_sub(sp) >= size) | (cfa & 7 != 0) {
@@ -56,7 +56,7 @@ pub(crate) fn walk(
             break;
         }
         *slot = ip;
-        bp = select_unpredictable(plain.keeps_bp(), bp, saved);
+        bp = select_unpredictable(rule.keeps_bp(), bp, saved);
         (ip, sp) = (caller, cfa);
         *step = Step { rule, cfa, ip, bp };
         walked = walked.wrapping_add(1);

@@ -53,7 +53,7 @@ impl Learned {
         let rule = match cfi::find(&mut self.context, module, address) {
             Ok(found) if found.is_end() => Rule::END,
             Ok(found) if found.signal => Rule::EVALUATE,
-            Ok(found) => Rule::of_row(found.row).unwrap_or(Rule::EVALUATE),
+            Ok(found) => Rule::of_row(found.row),
             Err(StackStatus::NoUnwindInfo) if module.desc().frame_pointers == FramePointers::Known => {
                 Rule::FRAME_POINTER_ONLY
             }
@@ -62,12 +62,11 @@ impl Learned {
         rule.hidden(module.desc().hidden)
     }
 
-    /// Takes the step from an address that was never met (or is forgotten) and
-    /// learns its rule. Returns the rule; the caller takes the step where it
-    /// isn't a `Cfa` one.
+    /// Finds the rule of an address that was never met (or is forgotten), and
+    /// learns it where framehop takes the same step by it.
     #[cold]
     #[inline(never)]
-    pub(crate) fn first_visit<const ALL: bool>(
+    pub(crate) fn first_visit(
         &mut self,
         set: &ModuleSet,
         m: &Machine,
@@ -78,17 +77,16 @@ impl Learned {
         let rule = self.classify(set, address);
         if rule.kind() == Kind::Cfa {
             let mut after = *m;
-            rule.step::<ALL, _>(&mut after, &mem)?;
-            // framehop follows rsp and rbp only, and can't lose a register.
-            if rule.is_from_sp_or_bp() {
-                if after.saved(BP).is_none() {
-                    return Ok(rule);
-                }
-                match set.stepper.check(mem, m, &after) {
-                    Verdict::Agrees => {}
-                    Verdict::Busy => return Ok(rule),
-                    Verdict::Differs => return Err(StackStatus::UnsupportedRule),
-                }
+            rule.step(&mut after, &mem)?;
+            // framehop can't lose a register.
+            let verdict = match after.saved(BP) {
+                Some(_) => set.stepper.check(mem, m, &after),
+                None => Verdict::Busy,
+            };
+            match verdict {
+                Verdict::Agrees => {}
+                Verdict::Busy => return Ok(rule),
+                Verdict::Differs => return Err(StackStatus::UnsupportedRule),
             }
         }
         self.rules.insert(address, rule);

@@ -1,8 +1,7 @@
 //! The rules that a thread has learned, by address.
 
 use crate::module::ModuleSet;
-use crate::rule::{Rule, Simple};
-use std::hint::select_unpredictable;
+use crate::rule::Rule;
 
 /// Powers of two; a rule takes 16 bytes.
 const SETS: usize = 512;
@@ -19,30 +18,26 @@ struct Entry {
     rule: u64,
 }
 
-/// Cheap, since each step of a walk waits for it. Return addresses differ in their low bits.
+/// Cheap, since each step of a walk waits for it. Return addresses differ in
+/// their low bits; one more than the address is the return address itself.
 #[inline(always)]
 fn set_of(address: u64) -> usize {
-    (address ^ address >> 9) as usize & (SETS - 1)
+    address.wrapping_add(1) as usize & (SETS - 1)
 }
 
 impl Rules {
     #[inline(always)]
     pub(crate) fn get(&self, address: u64) -> Option<Rule> {
         let [first, second] = self.entries.get(set_of(address))?;
-        let rule = if second.address == address { second.rule } else { first.rule };
-        let known = first.address == address || second.address == address;
-        (known && address != 0).then(|| Rule::from_bits(rule))
-    }
-
-    /// The rule of an address, where it is a plain one.
-    #[inline(always)]
-    pub(crate) fn plain(&self, address: u64) -> Option<(Rule, Simple)> {
-        let [first, second] = self.entries.get(set_of(address))?;
-        let known = (first.address == address) | (second.address == address);
-        let bits = select_unpredictable(second.address == address, second.rule, first.rule);
-        let rule = Rule::from_bits(bits);
-        // An empty entry's rule isn't plain, so that address 0 needs no test.
-        rule.plain().filter(|_| known).map(|plain| (rule, plain))
+        // Branches: that the first is right can be guessed, and then nothing waits for it.
+        let rule = if first.address == address {
+            first.rule
+        } else if second.address == address {
+            second.rule
+        } else {
+            return None;
+        };
+        (address != 0).then_some(Rule::from_bits(rule))
     }
 
     pub(crate) fn insert(&mut self, address: u64, rule: Rule) {

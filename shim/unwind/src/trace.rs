@@ -159,14 +159,15 @@ impl Trace {
         // Backwards: it is what comes later that uses an rbp.
         let mut bp_is_used = false;
         while let Some(step) = steps.next_back() {
-            let Some(simple) = step.rule.simple() else {
+            let rule = step.rule;
+            if rule.kind() != Kind::Cfa {
                 bp_is_used = self.describe_rare(step, slots)?;
                 continue;
-            };
+            }
             let ip_offset = self.offset(step.cfa.wrapping_sub(8))?;
-            match bp_is_used && !simple.keeps_bp() {
+            match bp_is_used && !rule.keeps_bp() {
                 true => {
-                    let offset = self.offset(simple.bp_slot(step.cfa))?;
+                    let offset = self.offset(rule.bp_slot(step.cfa))?;
                     if offset.wrapping_add(1) == ip_offset {
                         slots.pair(offset, [step.bp, step.ip])?;
                     } else {
@@ -177,13 +178,13 @@ impl Trace {
                 }
                 false => slots.single(ip_offset, step.ip)?,
             }
-            bp_is_used |= simple.is_from_bp();
+            bp_is_used |= rule.is_from_bp();
         }
         slots.start_bp_is_live = bp_is_used;
         Some(())
     }
 
-    /// A step that isn't a simple rule's. Returns whether rbp was used before it.
+    /// A step that isn't a `Cfa` rule's. Returns whether rbp was used before it.
     #[cold]
     #[inline(never)]
     fn describe_rare(&self, step: &Step, slots: &mut Slots) -> Option<bool> {
@@ -202,8 +203,8 @@ impl Trace {
                 slots.single(offset.checked_add(1)?, step.ip)?;
                 Some(true)
             }
-            // Another register, or a lost rbp: never part of a whole trace.
-            _ => None,
+            // These take no step.
+            Kind::Cfa | Kind::End | Kind::Stop(_) => None,
         }
     }
 

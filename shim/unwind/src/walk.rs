@@ -34,19 +34,20 @@ const MAX_SIGNALS: u32 = 32;
 
 /// Walks from `m` to the end, each step by the rule of the frame's address.
 ///
-/// `ALL`: follow rbx and r12 to r15 too. Without it the walk is faster and ends
-/// with `UnknownRegister` where one of them is needed.
-pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
+/// `all`: follow rbx and r12 to r15 too, by evaluating each row. Without it the
+/// walk ends with `UnknownRegister` where one of them is needed.
+pub(crate) fn by_rules<M: StackMemory>(
     learned: &mut Learned,
     set: &ModuleSet,
     mem: &M,
     m: &mut Machine,
+    all: bool,
     trace: &mut Trace,
     frames: &mut Frames<'_>,
 ) -> StackStatus {
-    let mut rare = Rare { signals: 0, guessed: false };
+    let mut rare = Rare { all, signals: 0, guessed: false };
     let status = loop {
-        if !ALL {
+        if !all {
             by_plain_rules(learned, mem, m, trace, frames);
         }
         let address = m.lookup_address();
@@ -59,7 +60,7 @@ pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
             }
             None => {
                 let pushed = frames.push(m, set.is_hidden(address));
-                match pushed.and_then(|()| learned.first_visit::<ALL>(set, m, mem)) {
+                match pushed.and_then(|()| learned.first_visit(set, m, mem)) {
                     Ok(rule) => rule,
                     Err(status) => {
                         // Another visit may go further.
@@ -70,12 +71,12 @@ pub(crate) fn by_rules<const ALL: bool, M: StackMemory>(
             }
         };
         let step = match rule.kind() {
-            Kind::Cfa if !ALL || !rule.others_dont_fit() => {
-                let step = rule.step::<ALL, M>(m, mem);
+            Kind::Cfa if !all => {
+                let step = rule.step(m, mem);
                 trace.step(rule, m);
                 step
             }
-            kind => rare.step::<ALL>(learned, set, mem, m, trace, kind),
+            kind => rare.step(learned, set, mem, m, trace, kind),
         };
         if let Err(status) = step {
             if !matches!(rule.kind(), Kind::End | Kind::Stop(_)) {
@@ -115,6 +116,7 @@ fn by_plain_rules<M: StackMemory>(
 
 /// What a walk keeps of its rare steps.
 struct Rare {
+    all: bool,
     signals: u32,
     /// Frame pointers were followed without unwind information.
     guessed: bool,
@@ -123,7 +125,7 @@ struct Rare {
 impl Rare {
     /// A step that isn't a register and offsets. `Err(Complete)`: there is no caller.
     #[inline(never)]
-    fn step<const ALL: bool>(
+    fn step(
         &mut self,
         learned: &mut Learned,
         set: &ModuleSet,
@@ -137,7 +139,7 @@ impl Rare {
             Kind::Stop(status) => Err(status),
             Kind::Cfa | Kind::Evaluate => {
                 learned.evaluate(set, m, mem, trace)?;
-                if !ALL {
+                if !self.all {
                     // The registers that aren't followed would be stale after the next step.
                     m.known &= 1 << BP;
                 }
