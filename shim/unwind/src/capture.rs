@@ -184,8 +184,7 @@ impl Capturer {
         room: usize,
     ) -> Option<u32> {
         let question = question(generation, policy, ip_is_exact, room)?;
-        let caller = self.caller(stack, regs, ip_is_exact);
-        self.memo.lookup(question, stack, regs, caller)
+        self.memo.lookup(question, stack, regs, || self.caller(stack, regs, ip_is_exact))
     }
 
     /// The start's return address, where a learned rule tells its place at

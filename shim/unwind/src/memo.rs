@@ -16,11 +16,13 @@ use crate::compare::{self, Shape};
 use crate::machine::Regs;
 use crate::memory::StackBounds;
 use crate::trace::Slots;
+use std::cell::Cell;
 
 const SETS: usize = 32;
 const WAYS: usize = 8;
 /// Sets that the stacks of one start and caller may fill.
 const PROBES: usize = 4;
+const RECENT: usize = 64;
 /// Words of slot values and offsets, written round and round.
 const ARENA: usize = 5632;
 
@@ -35,6 +37,9 @@ pub(crate) struct Question {
 
 /// Valid when zeroed: no tag is 0.
 pub(crate) struct Memo {
+    /// The entry that was right the last time for starts like this; found
+    /// without a look at the stack.
+    recent: [Cell<u16>; RECENT],
     tags: [[u32; WAYS]; SETS],
     entries: [[Entry; WAYS]; SETS],
     arena: [u64; ARENA],
@@ -103,19 +108,37 @@ impl Memo {
         question: Question,
         stack: &StackBounds,
         regs: &Regs,
-        caller: u64,
+        caller: impl FnOnce() -> u64,
     ) -> Option<u32> {
         if self.generation != question.generation {
             return None;
         }
-        let place = Place::of(regs, question.kind, caller);
+        let recent = self.recent.get((regs.ip ^ regs.sp >> 4) as usize & (RECENT - 1))?;
+        let entry = self.entries.as_flattened().get(usize::from(recent.get()))?;
+        if self.is(entry, question.kind, stack, regs) {
+            return Some(entry.id);
+        }
+        let place = Place::of(regs, question.kind, caller());
+        self.search(place, question.kind, stack, regs, recent)
+    }
+
+    fn search(
+        &self,
+        place: Place,
+        kind: u64,
+        stack: &StackBounds,
+        regs: &Regs,
+        recent: &Cell<u16>,
+    ) -> Option<u32> {
         for set in place.sets() {
             let (tags, entries) = (self.tags.get(set)?, self.entries.get(set)?);
             let mut ways = ways_of(tags, place.tag);
             let full = ways == ALL_WAYS;
             while ways != 0 {
-                let entry = entries.get(ways.trailing_zeros() as usize)?;
-                if self.is(entry, question.kind, stack, regs) {
+                let way = ways.trailing_zeros() as usize;
+                let entry = entries.get(way)?;
+                if self.is(entry, kind, stack, regs) {
+                    recent.set(set.wrapping_mul(WAYS).wrapping_add(way) as u16);
                     return Some(entry.id);
                 }
                 ways &= ways.wrapping_sub(1);
@@ -143,6 +166,7 @@ impl Memo {
     pub(crate) fn remember(&mut self, question: Question, regs: &Regs, caller: u64, slots: &Slots, id: u32) {
         if self.generation != question.generation {
             self.tags = [[0; WAYS]; SETS];
+            self.entries.as_flattened_mut().iter_mut().for_each(|entry| entry.ip = 0);
             self.generation = question.generation;
         }
         let Some((at, shape)) = self.write(slots) else { return };
