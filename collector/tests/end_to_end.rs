@@ -24,7 +24,7 @@ fn recorded(dir: &Path, name: &str, options: &[&str], command: &[&str]) -> (Path
         .arg("--")
         .args(command)
         .env("TRACESHIM_LIBRARY", library())
-        .env("TMPDIR", dir)
+        .env("TRACESHIM_DIR", dir)
         .output()
         .unwrap();
     (trace, output)
@@ -254,7 +254,7 @@ fn a_killed_recording_goes_on_in_the_next_collector() {
             .arg(fixture("spin", "O2-fp"))
             .args(["150", progress.to_str().unwrap(), "1"])
             .env("TRACESHIM_LIBRARY", library())
-            .env("TMPDIR", dir.path())
+            .env("TRACESHIM_DIR", dir.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -24,6 +24,7 @@ fn record(dir: &Path, args: &[&str]) -> Command {
         .current_dir(dir)
         .env("TRACESHIM_LIBRARY", some_library())
         .env("TMPDIR", dir)
+        .env_remove("XDG_RUNTIME_DIR")
         .env_remove("TRACESHIM_DIR");
     command
 }

@@ -20,10 +20,9 @@ impl SessionDir {
     /// Makes one. `mkdir` follows no link and takes no directory that is there,
     /// so nobody can have prepared it.
     pub(crate) fn create() -> Result<SessionDir> {
-        let parent = match std::env::var_os("TRACESHIM_DIR").map(PathBuf::from) {
-            Some(dir) if dir.is_absolute() => dir,
-            _ => std::env::temp_dir(),
-        };
+        let parent = parent();
+        // Where it can't be made, that of the directory below says why.
+        let _ = DirBuilder::new().recursive(true).mode(0o700).create(&parent);
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
         for attempt in 0..100 {
             let path = parent.join(format!("traceshim-record-{}-{:x}", std::process::id(), nanos ^ attempt));
@@ -45,6 +44,13 @@ impl SessionDir {
     pub(crate) fn rings(&self) -> Vec<PathBuf> {
         session::ring_files(&self.path).unwrap_or_default()
     }
+}
+
+/// Where session directories are made: as the user says, else in memory if
+/// there is such a place, for a ring on a disk is written back all the time.
+fn parent() -> PathBuf {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    absolute("TRACESHIM_DIR").or_else(|| absolute("XDG_RUNTIME_DIR")).unwrap_or_else(std::env::temp_dir)
 }
 
 impl Drop for SessionDir {
