@@ -4,11 +4,15 @@
 //!
 //! All methods take turns in one run on one processor, over the same random
 //! call trees in C; what the calls alone cost is subtracted. Figures are
-//! minima, or medians with `--median`. `--json` prints a line per comparison.
+//! minima, or medians with `--median`. `--json` prints a line per comparison; an
+//! argument picks benchmarks by a part of their name.
 
+#[path = "../tests/support/calls.rs"]
+mod calls;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use calls::{AROUND, Job};
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Module, MustNotAllocateDuringUnwind, Unwinder};
 use std::ffi::{c_int, c_long, c_ulong, c_void};
@@ -17,27 +21,10 @@ use std::time::Instant;
 use support::{Library, compile, output, source};
 use traceshim_unwind::{Capturer, FramePointers, ModuleSet, Policy, Regs, Section, StackBounds, StackMemory};
 
-/// As in `tests/c/calls.h`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Job {
-    callback: unsafe extern "C" fn(*mut c_void),
-    next: unsafe extern "C" fn(*mut c_void, *mut Job) -> c_int,
-    argument: *mut c_void,
-    depth: c_long,
-    stacks: c_long,
-    split: c_long,
-    events: c_long,
-    seed: c_ulong,
-    inner: c_ulong,
-    outer: c_ulong,
-    sum: c_long,
-}
-
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Method {
     Nothing,
-    /// The memo, and on a miss a walk that is remembered.
+    /// The memo, and on a miss a walk whose stack is given a number.
     Ours,
     /// A walk by learned rules each time.
     OursWalk,
@@ -66,8 +53,8 @@ struct Bench {
     method: Method,
     out: Vec<u64>,
     frames: u64,
-    next_id: u32,
-    misses: u64,
+    /// Hashes of the stacks that were seen.
+    interned: Vec<u64>,
 }
 
 std::arch::global_asm!(
@@ -114,10 +101,19 @@ unsafe extern "C" fn capture(bench: *mut c_void, regs: *const Regs) {
             match known {
                 Some(id) => u64::from(black_box(id) != u32::MAX),
                 None => {
-                    b.misses += 1;
                     let o = b.capturer.capture(&b.set, &b.bounds, regs, false, Policy::Table, &mut b.out);
-                    b.next_id += 1;
-                    b.capturer.remember(b.next_id);
+                    // As a tracer does: a stack is given a number, and remembered
+                    // when it comes for the second time.
+                    let hash = b
+                        .out
+                        .iter()
+                        .take(o.len)
+                        .fold(0u64, |h, w| (h.rotate_left(5) ^ w).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                    let known = &mut b.interned[(hash >> 48) as usize];
+                    if *known == hash {
+                        b.capturer.remember((hash >> 32) as u32);
+                    }
+                    *known = hash;
                     o.len as u64
                 }
             }
@@ -216,9 +212,6 @@ struct Plan {
     times: Vec<Vec<f64>>,
 }
 
-/// Frames beside the calls that a job's depth counts: `run_job`, `thread`,
-/// `start_thread`, `clone3`.
-const AROUND: c_long = 4;
 const REPEATS: u64 = 15;
 
 unsafe extern "C" fn next(plan: *mut c_void, job: *mut Job) -> c_int {
@@ -419,36 +412,17 @@ fn main() {
             method: Method::Nothing,
             out: vec![0; ROOM],
             frames: 0,
-            next_id: 0,
-            misses: 0,
+            interned: vec![0; 1 << 16],
         };
-        let cases = cases(code == "frame pointers kept", libunwind.is_some());
+        let mut cases = cases(code == "frame pointers kept", libunwind.is_some());
+        let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-'));
+        cases.retain(|case| wanted.as_ref().is_none_or(|w| case.name.contains(w)));
         let figures = cases.iter().map(|c| 1 + c.methods.len()).sum();
         let mut plan =
             Plan { bench, runs: plan(&cases).into_iter(), current: None, times: vec![Vec::new(); figures] };
-        let mut job = Job {
-            callback: traceshim_bench_capture,
-            next,
-            argument: (&raw mut plan).cast(),
-            depth: 0,
-            stacks: 0,
-            split: 0,
-            events: 0,
-            seed: 0,
-            inner: 0,
-            outer: 0,
-            sum: 0,
-        };
-        // SAFETY: `calls.c` defines it so.
-        let thread =
-            unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_void) -> *mut c_void>(thread) };
-        // SAFETY: the thread gets what it expects, and is waited for.
-        #[allow(clippy::multiple_unsafe_ops_per_block)]
-        unsafe {
-            let mut id = 0;
-            libc::pthread_create(&mut id, std::ptr::null(), thread, (&raw mut job).cast());
-            libc::pthread_join(id, std::ptr::null_mut());
-        }
+        // SAFETY: the library defines it, and the functions take the plan, which
+        // starts with the bench.
+        unsafe { calls::run(thread, (&raw mut plan).cast(), traceshim_bench_capture, next) };
         plan.report(&cases, asked("--median"), asked("--json"), code);
     }
 }
