@@ -36,8 +36,8 @@ struct Program {
 }
 
 fn run(dir: &Path, line: &str) {
-    let status = Command::new("sh").args(["-ec", line]).current_dir(dir).status().unwrap();
-    assert!(status.success(), "{line}");
+    let output = Command::new("sh").args(["-ec", line]).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Program {
@@ -149,6 +149,21 @@ fn separate_files_by_link_and_by_build_id() {
     let debug_dir = program.dir.path().join("d");
     assert_all_known(&program.frames(&["--debug-dir", debug_dir.to_str().unwrap()]));
     assert!(program.frames(&[]).iter().all(|f| f.0 == "?"));
+}
+
+#[test]
+fn a_dwz_supplement_beside_the_file() {
+    if Command::new("dwz").arg("--version").output().is_err() {
+        eprintln!("skipped: no dwz here (Debian's package dwz)");
+        return;
+    }
+    let dwz = "sed s/shown/other/ app.c >other.c; cc -O1 -g -Wl,--build-id -o other other.c; \
+               dwz -m common.dwz app other; readelf -S app | grep -q gnu_debugaltlink";
+    let program = Program::new("-g", dwz);
+    assert_all_known(&program.frames(&[]));
+    // What the supplement holds is only believed if it is the one meant.
+    run(program.dir.path(), "cp app common.dwz");
+    program.frames(&[]);
 }
 
 #[test]
