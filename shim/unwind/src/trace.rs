@@ -5,6 +5,7 @@ use crate::machine::{BP, Machine};
 use crate::memory::StackMemory;
 use crate::rule::{Kind, Rule};
 use std::cell::Cell;
+use std::slice::IterMut;
 
 /// Steps kept; a longer walk isn't remembered.
 const STEPS: usize = 200;
@@ -52,25 +53,26 @@ pub(crate) struct Slots {
     pub(crate) start_bp_is_live: bool,
 }
 
-impl Slots {
-    fn clear(&mut self) {
-        (self.pairs, self.singles, self.extent) = (0, 0, 0);
-    }
+/// Fills `Slots`, with what changes at each slot kept out of memory.
+struct Filler<'a> {
+    pairs: std::iter::Zip<IterMut<'a, u16>, IterMut<'a, [u64; 2]>>,
+    singles: std::iter::Zip<IterMut<'a, u16>, IterMut<'a, u64>>,
+    extent: u16,
+}
 
+impl Filler<'_> {
     #[inline(always)]
     fn pair(&mut self, offset: u16, values: [u64; 2]) -> Option<()> {
-        *self.pair_offsets.get_mut(self.pairs)? = offset;
-        *self.pair_values.get_mut(self.pairs)? = values;
-        self.pairs = self.pairs.wrapping_add(1);
+        let (o, v) = self.pairs.next()?;
+        (*o, *v) = (offset, values);
         self.extent = self.extent.max(offset.checked_add(1)?);
         Some(())
     }
 
     #[inline(always)]
     fn single(&mut self, offset: u16, value: u64) -> Option<()> {
-        *self.single_offsets.get_mut(self.singles)? = offset;
-        *self.single_values.get_mut(self.singles)? = value;
-        self.singles = self.singles.wrapping_add(1);
+        let (o, v) = self.singles.next()?;
+        (*o, *v) = (offset, value);
         self.extent = self.extent.max(offset);
         Some(())
     }
@@ -154,14 +156,19 @@ impl Trace {
     /// Describes the walk by the slots that decided it. `None` where that can't
     /// be done, or takes more than `slots` has room for.
     pub(crate) fn describe(&self, slots: &mut Slots) -> Option<()> {
-        slots.clear();
+        let Slots { pair_offsets, pair_values, single_offsets, single_values, .. } = slots;
+        let mut filler = Filler {
+            pairs: pair_offsets.iter_mut().zip(pair_values),
+            singles: single_offsets.iter_mut().zip(single_values),
+            extent: 0,
+        };
         let mut steps = self.steps.get(..self.len)?.iter();
         // Backwards: it is what comes later that uses an rbp.
         let mut bp_is_used = false;
         while let Some(step) = steps.next_back() {
             let rule = step.rule;
             if rule.kind() != Kind::Cfa {
-                bp_is_used = self.describe_rare(step, slots)?;
+                bp_is_used = self.describe_rare(step, &mut filler)?;
                 continue;
             }
             let ip_offset = self.offset(step.cfa.wrapping_sub(8))?;
@@ -169,17 +176,20 @@ impl Trace {
                 true => {
                     let offset = self.offset(rule.bp_slot(step.cfa))?;
                     if offset.wrapping_add(1) == ip_offset {
-                        slots.pair(offset, [step.bp, step.ip])?;
+                        filler.pair(offset, [step.bp, step.ip])?;
                     } else {
-                        slots.single(offset, step.bp)?;
-                        slots.single(ip_offset, step.ip)?;
+                        filler.single(offset, step.bp)?;
+                        filler.single(ip_offset, step.ip)?;
                     }
                     bp_is_used = false;
                 }
-                false => slots.single(ip_offset, step.ip)?,
+                false => filler.single(ip_offset, step.ip)?,
             }
             bp_is_used |= rule.is_from_bp();
         }
+        let Filler { pairs, singles, extent } = filler;
+        let (pairs, singles) = (SLOTS.wrapping_sub(pairs.len()), SLOTS.wrapping_sub(singles.len()));
+        (slots.pairs, slots.singles, slots.extent) = (pairs, singles, extent);
         slots.start_bp_is_live = bp_is_used;
         Some(())
     }
@@ -187,20 +197,20 @@ impl Trace {
     /// A step that isn't a `Cfa` rule's. Returns whether rbp was used before it.
     #[cold]
     #[inline(never)]
-    fn describe_rare(&self, step: &Step, slots: &mut Slots) -> Option<bool> {
+    fn describe_rare(&self, step: &Step, filler: &mut Filler<'_>) -> Option<bool> {
         match step.rule.kind() {
             Kind::Evaluate => {
                 let (first, count) = (step.cfa as usize, step.bp as usize);
                 for (addr, value) in self.reads.iter().skip(first).take(count) {
-                    slots.single(self.offset(*addr)?, *value)?;
+                    filler.single(self.offset(*addr)?, *value)?;
                 }
                 // What the row does with rbp isn't looked into.
                 Some(true)
             }
             Kind::FramePointerOnly => {
                 let offset = self.offset(step.cfa.wrapping_sub(16))?;
-                slots.single(offset, step.bp)?;
-                slots.single(offset.checked_add(1)?, step.ip)?;
+                filler.single(offset, step.bp)?;
+                filler.single(offset.checked_add(1)?, step.ip)?;
                 Some(true)
             }
             // These take no step.
