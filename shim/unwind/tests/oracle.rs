@@ -1,13 +1,14 @@
 #![allow(unsafe_code)]
-//! Stacks that are hard to walk, compared with glibc's `backtrace()` taken at
-//! the same point: the same frames, or the right first ones and the reason.
+//! Stacks that are hard to walk, compared with glibc's `backtrace()` and, where
+//! it is installed, libunwind's, taken at the same point: the same frames, or
+//! the right first ones and the reason.
 
 mod support;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use support::{Library, compile, have, output, source};
 use traceshim_unwind::{
     Capturer, FRAME_EXACT, FramePointers, ModuleSet, Outcome, Policy, Regs, StackBounds, StackStatus,
@@ -25,12 +26,15 @@ struct Record {
     label: String,
     ours: Vec<u64>,
     glibc: Vec<u64>,
+    libunwind: Option<Vec<u64>>,
     status: StackStatus,
+    by_frame_pointer: bool,
     wrong: Vec<String>,
 }
 
 static RECORDS: Mutex<Vec<Record>> = Mutex::new(Vec::new());
 static MORE_STACK: Mutex<(u64, u64)> = Mutex::new((0, 0));
+static LIBUNWIND: OnceLock<Option<support::Backtrace>> = OnceLock::new();
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 extern "C" fn stack(lo: *const c_void, hi: *const c_void) {
@@ -98,7 +102,9 @@ unsafe extern "C" fn capture(label: *const c_char, regs: *const Regs) {
         }
     };
     same("again", take(Policy::Table, 512));
-    same("auto", take(Policy::Auto { c_on_stack: false }, 512));
+    let auto = take(Policy::Auto { c_on_stack: false }, 512);
+    let by_frame_pointer = auto.1.unwinder == Unwinder::FramePointer;
+    same("auto", auto);
     same("auto, C on the stack", take(Policy::Auto { c_on_stack: true }, 512));
     same("just enough room", take(Policy::Table, ours.len()));
     for depth in 1..ours.len() {
@@ -119,11 +125,18 @@ unsafe extern "C" fn capture(label: *const c_char, regs: *const Regs) {
     let glibc = support::glibc_backtrace();
     let from = glibc.iter().position(|&a| a == regs.ip);
     let glibc = glibc[from.expect("backtrace has the capture's caller")..].to_vec();
+    let libunwind = LIBUNWIND.get().copied().flatten().map(support::backtrace_by);
+    let libunwind = libunwind.map(|frames| {
+        let from = frames.iter().position(|&a| a == regs.ip).unwrap_or(frames.len());
+        frames[from..].to_vec()
+    });
     RECORDS.lock().expect("no panic").push(Record {
         label: label.to_string_lossy().into_owned(),
         ours,
         glibc,
+        libunwind,
         status: outcome.status,
+        by_frame_pointer,
         wrong,
     });
 }
@@ -206,15 +219,16 @@ fn build(cc: &str, cxx: &str, level: &str, frame_pointers: bool) -> (PathBuf, Pa
     (c, cpp)
 }
 
-/// Runs the cases of a library; returns how many captures were compared.
-fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> usize {
+/// Runs the cases of a library; returns how many captures were compared, and
+/// how many of them may go by frame pointers.
+fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> (usize, usize) {
     let library = Library::open(path);
     let host = Host { capture: traceshim_test_capture, stack };
     let use_host = library.get("use_host").expect("use_host");
     // SAFETY: the fixtures define it so.
     let use_host: extern "C" fn(*const Host) = unsafe { std::mem::transmute(use_host) };
     use_host(&host);
-    let mut compared = 0;
+    let (mut compared, mut by_frame_pointer) = (0, 0);
     for case in cases {
         let function = library.get(case).unwrap_or_else(|| panic!("{case} is missing"));
         // SAFETY: every case is a function without arguments.
@@ -231,6 +245,11 @@ fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> us
                 StackStatus::Complete => ours == r.glibc,
                 _ => r.glibc.starts_with(&ours),
             };
+            let other_agrees = r.libunwind.is_none_or(|other| match want {
+                StackStatus::Complete => ours == other,
+                _ => other.starts_with(&ours),
+            });
+            by_frame_pointer += usize::from(r.by_frame_pointer);
             // The case itself is on the stack, unless it is another thread's, or in
             // a part of the function (`.cold`) that has no exported name.
             let unnamed = ["case_thread", "case_tsd_destructor", "case_pthread_exit", "case_catch_handler"];
@@ -238,7 +257,7 @@ fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> us
                 || case.contains("coroutine")
                 || want != StackStatus::Complete
                 || ours.iter().any(|&a| support::symbol(a).starts_with(&format!("{case}@")));
-            if r.status != want || !frames_right || !named || !r.wrong.is_empty() {
+            if r.status != want || !frames_right || !other_agrees || !named || !r.wrong.is_empty() {
                 let names =
                     |v: &[u64]| v.iter().map(|&a| support::symbol(a)).collect::<Vec<_>>().join("\n      ");
                 failures.push(format!(
@@ -253,12 +272,13 @@ fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> us
             }
         }
     }
-    compared
+    (compared, by_frame_pointer)
 }
 
 #[test]
 fn every_stack_is_right_or_says_why_not() {
     let mut failures = Vec::new();
+    let _ = LIBUNWIND.set(support::libunwind());
     for (cc, cxx) in [("gcc", "g++"), ("clang", "clang++")] {
         if !have(cc) {
             continue;
@@ -266,9 +286,13 @@ fn every_stack_is_right_or_says_why_not() {
         for level in ["-O0", "-O2"] {
             for frame_pointers in [true, false] {
                 let (c, cpp) = build(cc, cxx, level, frame_pointers);
-                let n = run(&c, CASES, &mut failures) + run(&cpp, CXX_CASES, &mut failures);
-                println!("{cc} {level} frame pointers {frame_pointers}: {n} stacks compared");
-                assert!(n >= CASES.len() + CXX_CASES.len());
+                let (n, by_fp) = run(&c, CASES, &mut failures);
+                let (cxx_n, _) = run(&cpp, CXX_CASES, &mut failures);
+                println!("{cc} {level} {frame_pointers}: {n} and {cxx_n} stacks, {by_fp} by frame pointers");
+                assert!(n >= CASES.len() && cxx_n >= CXX_CASES.len());
+                // Without them, functions with `alloca` keep one all the same.
+                let expected = if frame_pointers { CASES.len() / 2..CASES.len() + 1 } else { 0..5 };
+                assert!(expected.contains(&by_fp), "{by_fp} by frame pointers");
             }
         }
     }

@@ -76,15 +76,33 @@ pub(crate) fn whole_stack() -> StackBounds {
     }
 }
 
+/// A function like glibc's `backtrace`.
+pub(crate) type Backtrace = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
+
 /// What glibc's own unwinder says about the stack here.
 pub(crate) fn glibc_backtrace() -> Vec<u64> {
     unsafe extern "C" {
         fn backtrace(buffer: *mut *mut c_void, size: c_int) -> c_int;
     }
+    backtrace_by(backtrace)
+}
+
+/// What another unwinder says.
+pub(crate) fn backtrace_by(backtrace: Backtrace) -> Vec<u64> {
     let mut buffer = [std::ptr::null_mut(); 512];
     // SAFETY: the buffer has room for 512 addresses.
     let n = unsafe { backtrace(buffer.as_mut_ptr(), 512) };
     buffer.iter().take(n as usize).map(|a| a.addr() as u64).collect()
+}
+
+/// libunwind's own backtrace, where it is installed.
+pub(crate) fn libunwind() -> Option<Backtrace> {
+    let found = Library::find("libunwind.so.8").and_then(|l| l.get("unw_backtrace"));
+    if found.is_none() {
+        println!("skipped: libunwind.so.8 is not installed");
+    }
+    // SAFETY: `unw_backtrace` is declared like `backtrace`.
+    found.map(|f| unsafe { std::mem::transmute::<*mut c_void, Backtrace>(f) })
 }
 
 /// The name of the function around an address, where it is exported.
