@@ -5,7 +5,6 @@ use crate::arch::{self, Context, event_entry};
 use crate::callbacks;
 use crate::recording::{Recording, inside};
 use crate::state::ThreadState;
-use crate::tracer;
 use std::ffi::CStr;
 use traceshim_ring::record::{MORE, kind, pair};
 
@@ -58,7 +57,6 @@ unsafe fn bytes<'a>(text: u64) -> &'a [u8] {
 macro_rules! handler {
     ($name:ident, $what:path) => {
         unsafe extern "C-unwind" fn $name(context: *mut Context, thread: *mut ThreadState) {
-            tracer::initialise();
             // SAFETY: the entry's own context.
             let context = unsafe { &mut *context };
             // SAFETY: called by the gate.
@@ -154,7 +152,6 @@ fn enabled(_: &mut Recording<'_>, context: &mut Context) {
 
 /// Whatever happens, the program gets a function that does what its own does.
 unsafe extern "C-unwind" fn on_wrap(context: *mut Context, thread: *mut ThreadState) {
-    tracer::initialise();
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
     let function = context.args[0];

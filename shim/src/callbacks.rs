@@ -86,11 +86,31 @@ pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u6
     arch::stub(n)
 }
 
+/// The trampoline to answer a lookup of `name` with, where that is a host
+/// function to be traced. `found`: what the lookup finds; 0: the default scope
+/// was asked, in which the host's comes first or it isn't the answer.
+pub(crate) fn trampoline_for_lookup(tracer: &Tracer, name: &CStr, found: u64) -> Option<u64> {
+    if !wanted(tracer, name) {
+        return None;
+    }
+    let target = host_function(tracer, &modules::registry(), name)?;
+    (found == 0 || found == target).then(|| trampoline(tracer, target, name.to_bytes()))?
+}
+
+/// Whether the variables ask for this function.
+fn wanted(tracer: &Tracer, name: &CStr) -> bool {
+    let (name, callbacks) = (name.to_bytes(), &tracer.config.callbacks);
+    let allocator = ALLOCATORS.contains(&name) || name.starts_with(b"_Zn") || name.starts_with(b"_Zd");
+    let named = || callbacks.include.iter().any(|glob| glob == name);
+    callbacks.selects(name) && (!allocator || named())
+}
+
 /// Looks at what is loaded now, notes what changed, and hooks what is new.
 /// With a recording, the changes are events too.
 pub(crate) fn refresh(tracer: &'static Tracer, mut recording: Option<&mut Recording<'_>>) {
+    let seen = modules::enumerate(tracer.config);
     let mut registry = modules::registry();
-    let changes = registry.refresh(tracer.config);
+    let changes = registry.refresh(seen);
     if changes.loaded == 0 && changes.unloaded.is_empty() {
         return;
     }
@@ -145,12 +165,7 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
         }
         let Some(dynamic) = &module.dynamic else { continue };
         for import in dynamic.imports() {
-            let name = import.name.to_bytes();
-            let callbacks = &tracer.config.callbacks;
-            let allocator =
-                ALLOCATORS.contains(&name) || name.starts_with(b"_Zn") || name.starts_with(b"_Zd");
-            let named = || callbacks.include.iter().any(|glob| glob == name);
-            if !callbacks.selects(name) || (allocator && !named()) {
+            if !wanted(tracer, import.name) {
                 continue;
             }
             let Some(target) = host_function(tracer, registry, import.name) else { continue };

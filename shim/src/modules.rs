@@ -53,6 +53,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     pub(crate) modules: Vec<Loaded>,
+    enumerated: u64,
     loads: u64,
     generation: u64,
     retired: Vec<Retired>,
@@ -64,7 +65,7 @@ struct Retired(*mut ModuleSet);
 unsafe impl Send for Retired {}
 
 static REGISTRY: Mutex<Registry> =
-    Mutex::new(Registry { modules: Vec::new(), loads: 0, generation: 0, retired: Vec::new() });
+    Mutex::new(Registry { modules: Vec::new(), enumerated: 0, loads: 0, generation: 0, retired: Vec::new() });
 static SET: AtomicPtr<ModuleSet> = AtomicPtr::new(null_mut());
 /// The current set's generation.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -116,6 +117,12 @@ pub(crate) fn kind_of(address: u64) -> Kind {
 /// host and a few libraries are.
 static KINDS: [AtomicU32; 4096] = [const { AtomicU32::new(0) }; 4096];
 
+/// Whether `address` is a function of libc's own.
+pub(crate) fn is_libc(address: u64) -> bool {
+    let registry = registry();
+    registry.find(address).is_some_and(|module| file_name(&module.path).starts_with(b"libc.so"))
+}
+
 /// What changed.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
@@ -125,17 +132,40 @@ pub(crate) struct Changes {
     pub(crate) loaded: usize,
 }
 
+/// What was loaded at one moment.
+#[derive(Debug)]
+pub(crate) struct Enumeration {
+    /// Counts enumerations from their beginning.
+    nth: u64,
+    modules: Vec<Loaded>,
+}
+
+/// Enumerates what is loaded now. Allocates, and takes the loader's lock: so
+/// the caller must not hold the registry's, which a callback of the program's
+/// under the loader's lock may wait for.
+pub(crate) fn enumerate(config: &Config) -> Enumeration {
+    static NTH: AtomicU64 = AtomicU64::new(0);
+    let nth = NTH.fetch_add(1, Ordering::AcqRel) + 1;
+    let mut modules: Vec<Loaded> = Vec::new();
+    TargetSharedLibrary::each(|library| {
+        // What is there at the start is never unloaded.
+        if let Some(found) = describe(library, config, modules.is_empty(), nth > 1) {
+            modules.push(found);
+        }
+    });
+    Enumeration { nth, modules }
+}
+
 impl Registry {
-    /// Enumerates what is loaded now. Allocates, takes the loader's lock.
-    pub(crate) fn refresh(&mut self, config: &Config) -> Changes {
-        let first_time = self.modules.is_empty();
-        let mut seen: Vec<Loaded> = Vec::new();
-        TargetSharedLibrary::each(|library| {
-            if let Some(found) = describe(library, config, seen.is_empty(), !first_time) {
-                seen.push(found);
-            }
-        });
+    /// Takes over an enumeration, unless one that began later is in already:
+    /// that one has seen all that this one saw.
+    pub(crate) fn refresh(&mut self, enumeration: Enumeration) -> Changes {
         let mut changes = Changes::default();
+        if enumeration.nth <= self.enumerated {
+            return changes;
+        }
+        self.enumerated = enumeration.nth;
+        let mut seen = enumeration.modules;
         let mut old = std::mem::take(&mut self.modules);
         for found in &mut seen {
             let same = old.iter().position(|module| module.is(found));

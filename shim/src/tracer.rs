@@ -49,7 +49,8 @@ static ALIVE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
 const NEW: u32 = 0;
 const STARTING: u32 = 1;
 const DONE: u32 = 2;
-static STARTED: AtomicU32 = AtomicU32::new(NEW);
+/// How far the start has come; what entries look at first.
+pub(crate) static STARTED: AtomicU32 = AtomicU32::new(NEW);
 
 /// The tracer, where this process is traced.
 #[inline(always)]
@@ -74,7 +75,7 @@ pub(crate) fn disable(why: std::fmt::Arguments<'_>) {
 
 /// Starts the tracer, once. Called by our constructor and by every entry that
 /// may run before it.
-pub(crate) fn initialise() {
+pub(crate) extern "C" fn initialise() {
     if STARTED.load(Ordering::Acquire) != NEW
         || STARTED.compare_exchange(NEW, STARTING, Ordering::AcqRel, Ordering::Acquire).is_err()
     {

@@ -1,9 +1,9 @@
 //! Modules that come and go.
 #![allow(unsafe_code)]
 
-use crate::arch::{Context, around_entry};
+use crate::arch::{AROUND, Context, INSTEAD, around_entry};
 use crate::callbacks;
-use crate::modules;
+use crate::modules::{self, Kind};
 use crate::recording::inside;
 use crate::state::ThreadState;
 use crate::tracer;
@@ -18,11 +18,51 @@ around_entry! {
     dlclose, crate::real::DLCLOSE, super::threads::before_always, after_change
 }
 
+around_entry! {
+    /// `dlsym`: a host function that C code looks up is a callback, too; and
+    /// whoever looks up what we stand before gets us.
+    dlsym, crate::real::DLSYM, before_dlsym, super::process::never
+}
+
+unsafe extern "C-unwind" fn before_dlsym(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    let [handle, name, ..] = context.args;
+    if name == 0 || context.caller().ip == 0 {
+        return;
+    }
+    // SAFETY: the program passes it to `dlsym`.
+    let name = unsafe { CStr::from_ptr(name as *const libc::c_char) };
+    if let Some(ours) = crate::real::stands_before(name) {
+        // A library that asks for what comes after it, past us. Where another
+        // interposer does, and we are in front of it, it must not find us.
+        if handle == libc::RTLD_NEXT as u64 && modules::is_libc(ours.real) {
+            (context.result, context.live) = (ours.entry, INSTEAD);
+        }
+        return;
+    }
+    let asks = modules::kind_of(context.caller().ip.wrapping_sub(1));
+    if handle == libc::RTLD_NEXT as u64 || !matches!(asks, Kind::CSide | Kind::Forwarder) {
+        return;
+    }
+    // A search in a handle doesn't depend on who asks; the default one begins
+    // with the executable, whoever asks.
+    let by_handle = handle != libc::RTLD_DEFAULT as u64;
+    let found = if by_handle { crate::real::dlsym(handle as *mut libc::c_void, name) } else { 0 };
+    // SAFETY: called by the gate.
+    unsafe {
+        inside(thread, |recording| {
+            if let Some(stub) = callbacks::trampoline_for_lookup(recording.tracer, name, found) {
+                (context.result, context.live) = (stub, INSTEAD);
+            }
+        });
+    }
+}
+
 /// libc's `dlopen` looks at its caller: for the directories that the caller's
 /// module names, and for its namespace. Where that may matter the call passes
 /// on as if we weren't there, and the library is found at the next chance.
 unsafe extern "C-unwind" fn before_dlopen(context: *mut Context, _: *mut ThreadState) {
-    tracer::initialise();
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
     if tracer::current().is_none() || context.args[0] == 0 {
@@ -36,7 +76,7 @@ unsafe extern "C-unwind" fn before_dlopen(context: *mut Context, _: *mut ThreadS
     let caller = context.caller().ip.wrapping_sub(1);
     let by_path = path.contains(&b'/');
     if by_path || !caller_matters(caller) {
-        context.live = 1;
+        context.live = AROUND;
     }
 }
 

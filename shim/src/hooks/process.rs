@@ -72,7 +72,8 @@ exec_entries! {
     execle, crate::real::EXECLE;
 }
 
-unsafe extern "C-unwind" fn never(_: *mut Context, _: *mut ThreadState) {}
+/// For entries that never call the real function from their frame.
+pub(super) unsafe extern "C-unwind" fn never(_: *mut Context, _: *mut ThreadState) {}
 
 unsafe extern "C-unwind" fn before_exec(context: *mut Context, thread: *mut ThreadState) {
     // A child of vfork shares our memory but not our process; one of fork that

@@ -57,8 +57,8 @@ pub(crate) fn prepare() {
     // libc's own rule for threads of which nobody said how large they are.
     let bytes = if limit.rlim_cur == libc::RLIM_INFINITY { 2 << 20 } else { limit.rlim_cur };
     DEFAULT_STACK.store(bytes, Ordering::Relaxed);
-    // SAFETY: a C string; the loader exports the variable.
-    let end = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) }.cast::<u64>();
+    // The loader exports it.
+    let end = crate::real::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end") as *const u64;
     if !end.is_null() {
         // SAFETY: it is a pointer-sized variable.
         let top = unsafe { end.read() };
@@ -85,12 +85,11 @@ around_entry! {
 pub(super) unsafe extern "C-unwind" fn before_always(context: *mut Context, _: *mut ThreadState) {
     if tracer::current().is_some() {
         // SAFETY: the entry's own context.
-        unsafe { (*context).live = 1 };
+        unsafe { (*context).live = arch::AROUND };
     }
 }
 
 unsafe extern "C-unwind" fn before_create(context: *mut Context, thread: *mut ThreadState) {
-    tracer::initialise();
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
     // SAFETY: called by the gate.
@@ -98,7 +97,6 @@ unsafe extern "C-unwind" fn before_create(context: *mut Context, thread: *mut Th
 }
 
 unsafe extern "C-unwind" fn before_create_c11(context: *mut Context, thread: *mut ThreadState) {
-    tracer::initialise();
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
     // SAFETY: called by the gate.
@@ -134,7 +132,7 @@ fn begin_birth(recording: &mut Recording<'_>, context: &mut Context, at: usize) 
     context.args[at + 1] = Box::into_raw(info) as u64;
     context.args[at] = arch::start_stub as *const () as u64;
     context.id = at as u64;
-    context.live = 1;
+    context.live = arch::AROUND;
 }
 
 /// Whose thread it is that a C++ runtime makes: the first other frame's.

@@ -1,6 +1,11 @@
 //! Entries that are called by name: exported functions in assembly, since a
 //! Rust prologue would change the very registers that a stack starts with.
 
+/// In a context's `live`: call the real function from our frame.
+pub(crate) const AROUND: u64 = 1;
+/// In a context's `live`: return what the handler said.
+pub(crate) const INSTEAD: u64 = 2;
+
 /// An exported function that records an event and returns.
 macro_rules! event_entry {
     ($(#[$doc:meta])* $name:ident => $handler:path) => {
@@ -12,6 +17,10 @@ macro_rules! event_entry {
                 ".cfi_startproc",
                 "endbr64",
                 $crate::arch::enter!(),
+                "cmp dword ptr [rip + {started}], 0",
+                "jne 1f",
+                "call {initialise}",
+                "1:",
                 "lea rdi, [rbp - 160]",
                 "lea rsi, [rip + {handler}]",
                 "xor edx, edx",
@@ -22,6 +31,8 @@ macro_rules! event_entry {
                 "ret",
                 ".cfi_endproc",
                 frame = const 160,
+                started = sym $crate::tracer::STARTED,
+                initialise = sym $crate::tracer::initialise,
                 handler = sym $handler,
                 gate = sym $crate::arch::gate,
             )
@@ -31,10 +42,10 @@ macro_rules! event_entry {
 
 /// An exported function that stands before a real one of the same name.
 ///
-/// `$before` decides: where it sets `live` the real function is called from
-/// here, with the arguments as they then are, and `$after` runs with the
-/// result. Else control passes on as if we weren't there: a jump, with the
-/// caller's return address in place.
+/// `$before` decides by what it puts into `live`. [`AROUND`]: the real function
+/// is called from here, with the arguments as they then are, and `$after` runs
+/// with the result. [`INSTEAD`]: `result` is returned. Else control passes on as
+/// if we weren't there: a jump, with the caller's return address in place.
 macro_rules! around_entry {
     ($(#[$doc:meta])* $name:ident, $real:path, $before:path, $after:path) => {
         $(#[$doc])*
@@ -49,13 +60,18 @@ macro_rules! around_entry {
                 "jne 1f",
                 "call {resolve}",
                 "1:",
+                "cmp dword ptr [rip + {started}], 0",
+                "jne 3f",
+                "call {initialise}",
+                "3:",
                 "lea rdi, [rbp - 160]",
                 "lea rsi, [rip + {before}]",
                 "xor edx, edx",
                 "call {gate}",
                 $crate::arch::reload!(),
-                "cmp qword ptr [rbp - 48], 0",
-                "jne 2f",
+                "cmp qword ptr [rbp - 48], {around}",
+                "je 2f",
+                "ja 4f",
                 "leave",
                 ".cfi_remember_state",
                 ".cfi_def_cfa rsp, 8",
@@ -68,12 +84,16 @@ macro_rules! around_entry {
                 "lea rsi, [rip + {after}]",
                 "xor edx, edx",
                 "call {gate}",
+                "4:",
                 "mov rax, [rbp - 40]",
                 "leave",
                 ".cfi_def_cfa rsp, 8",
                 "ret",
                 ".cfi_endproc",
                 frame = const 160,
+                around = const $crate::arch::AROUND,
+                started = sym $crate::tracer::STARTED,
+                initialise = sym $crate::tracer::initialise,
                 real = sym $real,
                 resolve = sym $crate::real::resolve_all,
                 before = sym $before,

@@ -34,11 +34,16 @@ pub(crate) fn prepare_vector_state() {
     unsafe {
         std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _high, options(nomem, nostack));
     }
-    let mask = u64::from(low) & COMPONENTS;
-    // The area of the enabled components must fit in the block.
-    if core::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize <= crate::block::VECTOR_BYTES {
-        VECTOR_STATE.store(mask, Ordering::Relaxed);
+    let mut mask = u64::from(low) & COMPONENTS;
+    // Where the system has switched on more (AMX: 8 KiB), the components that we
+    // save still stand where they always do. One that doesn't fit isn't saved.
+    for component in 2..32 {
+        let place = core::arch::x86_64::__cpuid_count(0xd, component);
+        if mask & 1 << component != 0 && (place.eax + place.ebx) as usize > crate::block::VECTOR_BYTES {
+            mask &= !(1 << component);
+        }
     }
+    VECTOR_STATE.store(mask, Ordering::Relaxed);
 }
 
 /// rdi: the context; rsi: the handler; edx: whether vector registers matter.

@@ -10,7 +10,7 @@ mod trampoline;
 
 pub(crate) use context::Context;
 pub(crate) use context::{enter, reload};
-pub(crate) use entry::{around_entry, event_entry};
+pub(crate) use entry::{AROUND, INSTEAD, around_entry, event_entry};
 pub(crate) use gate::gate;
 pub(crate) use gate::{give_back, on_this_thread, prepare_vector_state};
 pub(crate) use thread_start::start_stub;
