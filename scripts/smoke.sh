@@ -12,6 +12,9 @@ make_scratch
 title "building"
 build "$@"
 
+title "the fast path, disassembled"
+scripts/fast_path.py "$target/release/libtraceshim.so"
+
 failed=()
 expectations=0
 
