@@ -17,7 +17,6 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Module, MustNotAllocateDuringUnwind, Unwinder};
 use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::hint::black_box;
-use std::time::Instant;
 use support::{Library, compile, output, source};
 use traceshim_unwind::{Capturer, FramePointers, ModuleSet, Policy, Regs, Section, StackBounds, StackMemory};
 
@@ -208,11 +207,12 @@ struct Run {
 struct Plan {
     bench: Bench,
     runs: std::vec::IntoIter<Run>,
-    current: Option<(Run, Instant)>,
+    current: Option<(Run, u64)>,
     times: Vec<Vec<f64>>,
 }
 
-const REPEATS: u64 = 15;
+/// Many short runs: on a busy machine some of them aren't disturbed.
+const REPEATS: u64 = 100;
 
 unsafe extern "C" fn next(plan: *mut c_void, job: *mut Job) -> c_int {
     // SAFETY: the job's argument is the bench, the first field of a plan, which nothing else uses.
@@ -220,7 +220,7 @@ unsafe extern "C" fn next(plan: *mut c_void, job: *mut Job) -> c_int {
     // SAFETY: the C code passes its job.
     let job = unsafe { &mut *job };
     if let Some((run, start)) = plan.current.take() {
-        let time = start.elapsed().as_nanos() as f64 / run.events as f64;
+        let time = (cpu_ns() - start) as f64 / run.events as f64;
         match run.figure {
             Some(i) => plan.times[i].push(time),
             // The depth is what was asked for.
@@ -243,8 +243,16 @@ unsafe extern "C" fn next(plan: *mut c_void, job: *mut Job) -> c_int {
     }
     (job.depth, job.stacks, job.split) = (run.depth, run.stacks, run.split);
     (job.events, job.seed) = (run.events, run.seed);
-    plan.current = Some((run, Instant::now()));
+    plan.current = Some((run, cpu_ns()));
     1
+}
+
+/// The processor time of this thread, in nanoseconds.
+fn cpu_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the structure that it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// A new capturer whose pages are there, as framehop's cache is written when it is made.
@@ -304,7 +312,7 @@ fn plan(cases: &[Case]) -> Vec<Run> {
     let mut figure = 0;
     for case in cases {
         let (depth, stacks, split) = (case.depth, case.stacks, case.split);
-        let many = 1_000_000 / (depth + 60);
+        let many = 100_000 / (depth + 60);
         let run = |method, events, seed, figure| Run { method, depth, stacks, split, events, seed, figure };
         runs.push(run(Method::OursWalk, 1000, 5, None));
         runs.push(run(case.methods[0].0, 1000, 5, None));
@@ -313,8 +321,8 @@ fn plan(cases: &[Case]) -> Vec<Run> {
             runs.push(run(Method::Nothing, many, seed, Some(figure)));
             for (i, (method, _)) in case.methods.iter().enumerate() {
                 let events = match method {
-                    Method::Glibc => many.min(200),
-                    Method::OursCold | Method::FramehopCold => 40,
+                    Method::Glibc => 50,
+                    Method::OursCold | Method::FramehopCold => 20,
                     _ => many,
                 };
                 runs.push(run(*method, events, seed, Some(figure + 1 + i)));
