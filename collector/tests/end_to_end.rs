@@ -290,6 +290,33 @@ fn a_killed_recording_goes_on_in_the_next_collector() {
 }
 
 #[test]
+fn every_event_is_drained_or_counted_as_lost() {
+    // Events of `spin` that aren't of its callbacks: as many in every run.
+    let mut others = None;
+    for policy in ["drop", "overwrite"] {
+        for size in ["64K", "512K", "32M"] {
+            let dir = tempfile::tempdir().unwrap();
+            let progress = dir.path().join("progress");
+            let program = fixture("spin", "O2-fp");
+            let command = [program.to_str().unwrap(), "100", progress.to_str().unwrap(), "4"];
+            let options = ["--ring-size", size, "--overflow", policy];
+            let (trace, output) = recorded(dir.path(), "t", &options, &command);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let stats = stdout(&[&"stats", &"--no-symbols", &"--format", &"json", &trace]);
+            let stats: Value = serde_json::from_str(&stats).unwrap();
+            let published = std::fs::read(&progress).unwrap();
+            let calls: u64 = published.as_chunks::<8>().0.iter().map(|&word| u64::from_ne_bytes(word)).sum();
+            // Each entered, logged and was left.
+            let accounted = stats["events"].as_u64().unwrap() + stats["lost"].as_u64().unwrap();
+            let rest = accounted - 3 * calls;
+            assert_eq!(*others.get_or_insert(rest), rest, "{policy} {size}: {stats}");
+            assert!(rest < 100, "{rest}");
+            assert_eq!(stats["damaged"], 0);
+        }
+    }
+}
+
+#[test]
 fn record_survives_the_kill_of_its_command() {
     let dir = tempfile::tempdir().unwrap();
     let script =

@@ -29,7 +29,7 @@ use crate::symbols::SymbolOptions;
 
 /// How long closed chunks may wait while little happens, and while much does.
 const IDLE: Duration = Duration::from_millis(40);
-const BUSY: Duration = Duration::from_millis(4);
+const BUSY: Duration = Duration::from_millis(1);
 
 /// Run a command with the shim, drain its rings live, and write a trace
 ///

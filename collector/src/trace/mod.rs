@@ -79,6 +79,19 @@ mod tests {
         Some((all, reader.cut().is_some()))
     }
 
+    /// The bytes of version 1, which every later version must go on reading.
+    /// Made, when the version was, by running the test with `UPDATE_GOLDEN=1`.
+    #[test]
+    fn version_1_is_what_it_was() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.trace");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, sample()).unwrap();
+        }
+        let golden = std::fs::read(path).unwrap();
+        assert!(golden == sample(), "what is written has changed: that needs a new version");
+        assert_eq!(read(&golden), read(&sample()));
+    }
+
     #[test]
     fn what_is_written_is_read() {
         let (blocks, cut) = read(&sample()).unwrap();
