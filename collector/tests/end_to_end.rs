@@ -327,6 +327,28 @@ fn record_survives_the_kill_of_its_command() {
 }
 
 #[test]
+fn a_ring_that_its_program_ruins_costs_no_other() {
+    // One program overwrites its own ring with nonsense; its neighbour is fine.
+    let dir = tempfile::tempdir().unwrap();
+    let spin = fixture("spin", "O2-fp");
+    let script = format!(
+        "sh -c '{spin} forever >/dev/null & sleep 0.1; \
+           for r in \"$TRACESHIM_DIR\"/spin.$!.ring; do \
+             head -c 65536 /dev/urandom | dd of=\"$r\" conv=notrunc bs=4096 2>/dev/null; sleep 0.1; \
+             : >\"$r\"; \
+           done; kill -9 $!'; {founding}",
+        spin = spin.display(),
+        founding = fixture("founding", "O2-fp").display(),
+    );
+    let (trace, output) = recorded(dir.path(), "t", &[], &["sh", "-c", &script]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !stderr.contains("panicked"), "{stderr}");
+    let all = events(&trace);
+    log(&all, "host_called_from_c_thread");
+    assert!(stdout(&[&"stats", &"--no-symbols", &trace]).contains("founding: ended"));
+}
+
+#[test]
 fn a_bad_variable_is_one_clear_line_and_the_program_runs() {
     let program = fixture("founding", "O2-fp");
     let plain = Command::new(&program).output().unwrap();

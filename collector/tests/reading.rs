@@ -81,6 +81,23 @@ fn filters() {
 }
 
 #[test]
+fn threads_are_found_by_the_names_that_they_get() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = Writer::new(dir.path(), 4_000_000, 1 << 20);
+    let mut main = w.thread(4_000_000, Origin::Main, 0);
+    let mut child = w.thread(4_000_001, Origin::Host, main.owner.uid);
+    let [by_itself, by_another] = ["by-itself", "by-another"].map(|name| w.ring().string(name.as_bytes()));
+    w.put(&mut main, (kind::THREAD_NAME, 0), &[pair(by_another, child.owner.uid)]);
+    let uid = main.owner.uid;
+    w.put(&mut main, (kind::THREAD_NAME, 0), &[pair(by_itself, uid)]);
+    w.put(&mut child, (kind::THREAD_EXIT, 0), &[]);
+    let dump = |name: &str| stdout(&[&"dump", &"--thread", &name, &w.path()]);
+    assert!(dump("by-another").contains("/4000001 thread_exit how=return"));
+    assert_eq!(dump("by-itself").lines().count(), 2);
+    assert_eq!(dump("thread-*"), "");
+}
+
+#[test]
 fn stats_add_up() {
     let dir = tempfile::tempdir().unwrap();
     let ring = sample(dir.path(), 0x10_0000);

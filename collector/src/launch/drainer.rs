@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use traceshim_ring::drain::Drain;
 use traceshim_ring::layout::CHUNK_HEADER_WORDS;
 use traceshim_ring::read::{Piece, ProcessInfo, ReadError, Source, header_words, process_info, read_pages};
@@ -34,14 +34,21 @@ pub(crate) struct Counts {
 
 /// Takes the rings of a session, each chunk exactly once.
 pub(crate) struct Drainer<W: Write> {
-    trace: TraceWriter<W>,
+    out: Out<W>,
+    /// Those that are finished too: a ring that is left alone isn't opened again.
     rings: HashMap<PathBuf, Ring>,
+}
+
+/// Where all rings' content goes.
+struct Out<W: Write> {
+    trace: TraceWriter<W>,
     counts: Counts,
     next_number: u32,
 }
 
 /// One ring that is being drained.
 struct Ring {
+    path: PathBuf,
     drain: Drain,
     /// The number of its process in the trace, once there is something of it.
     number: Option<u32>,
@@ -55,46 +62,59 @@ impl<W: Write> Drainer<W> {
     pub(crate) fn new(out: W) -> Result<Drainer<W>> {
         let mut trace = TraceWriter::new(out)?;
         trace.flush()?;
-        Ok(Drainer { trace, rings: HashMap::new(), counts: Counts::default(), next_number: 0 })
+        let out = Out { trace, counts: Counts::default(), next_number: 0 };
+        Ok(Drainer { out, rings: HashMap::new() })
     }
 
     /// What was taken so far.
     pub(crate) fn counts(&self) -> Counts {
-        self.counts
+        self.out.counts
     }
 
     /// Takes everything that is complete now; whether that was anything.
     pub(crate) fn poll(&mut self, session: &SessionDir) -> Result<bool> {
-        self.discover(session);
-        let mut any = false;
-        for (path, ring) in &mut self.rings {
-            if ring.done {
-                continue;
-            }
-            let taken = ring.take_closed(&mut self.trace, &mut self.next_number, &mut self.counts);
-            any |= taken.with_context(|| path.display().to_string())?;
+        self.each(session, |ring, out| {
+            let any = ring.take_closed(out)?;
             // A process of a script that has ended is finished right away: such
             // scripts make thousands.
-            if ring.info().is_ok_and(|info| info.ended && !is_mapped(path, info.pid)) {
-                ring.finish(path, &mut self.trace, &mut self.next_number, &mut self.counts)?;
+            let info = ring.info()?;
+            if info.ended && !is_mapped(&ring.path, info.pid) {
+                ring.finish(out)?;
             }
-        }
-        self.rings.retain(|_, ring| !ring.done);
-        Ok(any)
+            Ok(any)
+        })
     }
 
     /// Takes the rest, when the command has ended. What still runs keeps its
     /// ring; what it wrote so far is copied.
     pub(crate) fn finish(&mut self, session: &SessionDir) -> Result<()> {
+        self.each(session, |ring, out| ring.finish(out).map(|()| true))?;
+        self.out.trace.flush()?;
+        Ok(())
+    }
+
+    /// Does something with each ring that isn't finished. A program can ruin
+    /// its own ring, and that must not cost the others'.
+    fn each(
+        &mut self,
+        session: &SessionDir,
+        mut act: impl FnMut(&mut Ring, &mut Out<W>) -> Result<bool>,
+    ) -> Result<bool> {
         self.discover(session);
-        for (path, ring) in &mut self.rings {
-            if !ring.done {
-                ring.finish(path, &mut self.trace, &mut self.next_number, &mut self.counts)
-                    .with_context(|| path.display().to_string())?;
+        let mut any = false;
+        for (path, ring) in self.rings.iter_mut().filter(|(_, ring)| !ring.done) {
+            match act(ring, &mut self.out) {
+                Ok(did) => any |= did,
+                Err(error) if error.is::<ReadError>() => {
+                    say(format_args!("{}: {error:#}; its ring is left alone", path.display()));
+                    ring.done = true;
+                }
+                Err(error) => return Err(error),
             }
         }
-        self.trace.flush()?;
-        Ok(())
+        // A name is free again once its file is gone.
+        self.rings.retain(|path, ring| !ring.done || path.exists());
+        Ok(any)
     }
 
     /// Opens rings that weren't there before.
@@ -105,8 +125,9 @@ impl<W: Write> Drainer<W> {
             }
             match Drain::open(&path) {
                 Ok(drain) => {
-                    self.counts.processes += 1;
-                    let ring = Ring { drain, number: None, pages: HashMap::new(), done: false };
+                    self.out.counts.processes += 1;
+                    let (number, pages) = (None, HashMap::new());
+                    let ring = Ring { path: path.clone(), drain, number, pages, done: false };
                     self.rings.insert(path, ring);
                 }
                 // Its process is just making it, or has removed it.
@@ -122,28 +143,25 @@ impl Ring {
         Ok(process_info(&header_words(self.drain.file())?)?)
     }
 
-    fn take_closed<W: Write>(
-        &mut self,
-        trace: &mut TraceWriter<W>,
-        next_number: &mut u32,
-        counts: &mut Counts,
-    ) -> Result<bool> {
+    fn take_closed<W: Write>(&mut self, out: &mut Out<W>) -> Result<bool> {
         let pieces = self.drain.closed()?;
         if pieces.is_empty() {
             return Ok(false);
         }
-        let number = self.write_tables(trace, next_number)?;
+        let number = self.write_tables(out)?;
         for piece in &pieces {
-            trace.piece(number, piece)?;
+            out.trace.piece(number, piece)?;
         }
         // The program may reuse a chunk only once its copy is out of our hands:
         // if this process is killed, the next collector finds the rest.
-        trace.flush()?;
+        out.trace.flush()?;
         for piece in &pieces {
-            if self.drain.confirm(piece) {
-                counts.add(piece);
+            // Behind the end of a file that was cut short there is nothing to
+            // give back, and touching it would be a SIGBUS.
+            if piece.chunk >= self.drain.file().chunks() || self.drain.confirm(piece) {
+                out.counts.add(piece);
             } else {
-                trace.retract(number, piece.seq)?;
+                out.trace.retract(number, piece.seq)?;
             }
         }
         Ok(true)
@@ -151,15 +169,15 @@ impl Ring {
 
     /// Writes the header, and the table pages that changed. Tables are read
     /// after the records that refer to them.
-    fn write_tables<W: Write>(&mut self, trace: &mut TraceWriter<W>, next_number: &mut u32) -> Result<u32> {
+    fn write_tables<W: Write>(&mut self, out: &mut Out<W>) -> Result<u32> {
         let file = self.drain.file();
         let header = header_words(file)?;
         let readable = process_info(&header)?.high_water.min(file.chunks());
         let number = *self.number.get_or_insert_with(|| {
-            *next_number += 1;
-            *next_number - 1
+            out.next_number += 1;
+            out.next_number - 1
         });
-        trace.header(number, &header)?;
+        out.trace.header(number, &header)?;
         for (chunk, tag, words) in read_pages(file, readable) {
             // A page only ever changes by words that become other than zero,
             // and by modules that get the time of their unloading.
@@ -168,7 +186,7 @@ impl Ring {
                 .skip(CHUNK_HEADER_WORDS)
                 .fold(1u64, |sum, word| sum.rotate_left(5).wrapping_add(*word).wrapping_mul(0x9E37_79B9));
             if self.pages.insert(chunk, sum) != Some(sum) {
-                trace.page(number, chunk, tag, &words)?;
+                out.trace.page(number, chunk, tag, &words)?;
             }
         }
         Ok(number)
@@ -176,33 +194,27 @@ impl Ring {
 
     /// Takes what is left of a process that has ended, and removes its ring. Of
     /// one that runs on, everything is copied and nothing is taken.
-    fn finish<W: Write>(
-        &mut self,
-        path: &Path,
-        trace: &mut TraceWriter<W>,
-        next_number: &mut u32,
-        counts: &mut Counts,
-    ) -> Result<()> {
+    fn finish<W: Write>(&mut self, out: &mut Out<W>) -> Result<()> {
         self.done = true;
-        let running = is_mapped(path, self.info()?.pid);
+        let running = is_mapped(&self.path, self.info()?.pid);
         let snapshot = self.drain.snapshot()?;
-        counts.lost += snapshot.tables.losses().iter().map(|loss| loss.count).sum::<u64>();
+        out.counts.lost += snapshot.tables.losses().iter().map(|loss| loss.count).sum::<u64>();
         if self.number.is_some() || !snapshot.pieces.is_empty() || !snapshot.tables.losses().is_empty() {
-            let number = self.write_tables(trace, next_number)?;
+            let number = self.write_tables(out)?;
             for piece in &snapshot.pieces {
-                trace.piece(number, piece)?;
-                counts.add(piece);
+                out.trace.piece(number, piece)?;
+                out.counts.add(piece);
             }
             if !running {
-                trace.end(number)?;
+                out.trace.end(number)?;
             }
-            trace.flush()?;
+            out.trace.flush()?;
         }
         if running {
-            counts.running += 1;
+            out.counts.running += 1;
         } else {
             // Everything is in the trace; a ring that is gone already is fine.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&self.path);
         }
         Ok(())
     }

@@ -92,6 +92,7 @@ pub(crate) struct Indexer {
     seqs: HashMap<u64, u32>,
     threads: HashMap<u32, Thread>,
     syncs: Vec<(u64, u64)>,
+    named_by_others: HashMap<u32, Ref>,
     damaged: usize,
 }
 
@@ -134,6 +135,7 @@ impl Indexer {
                         self.syncs.push((ticks, mono_ns));
                     }
                 }
+                kind::THREAD_NAME => self.rename(&words[at..end], current),
                 kind::THREAD_EXIT => {
                     if let Some(thread) = current.and_then(|(uid, _)| self.threads.get_mut(&uid)) {
                         thread.exited = true;
@@ -147,6 +149,24 @@ impl Indexer {
             }
         }
         self.close(current);
+    }
+
+    fn rename(&mut self, words: &[u64], by: Option<(u32, Segment)>) {
+        let Some(Record::ThreadName { target, name, .. }) = records(words).next() else { return };
+        match by {
+            // Its later tenancies say so too; this one doesn't.
+            Some((uid, segment)) if uid == target => {
+                if let Some(thread) = self.threads.get_mut(&uid)
+                    && thread.named_nth <= segment.nth
+                {
+                    (thread.name, thread.named_nth) = (name, segment.nth);
+                }
+            }
+            // Named by another thread, which may be read before its own records.
+            _ => {
+                self.named_by_others.insert(target, name);
+            }
+        }
     }
 
     fn owner(&mut self, words: &[u64], piece: u32, at: u32) -> Option<(u32, Segment)> {
@@ -193,6 +213,9 @@ impl Indexer {
         let mut threads: Vec<Thread> = self.threads.into_values().collect();
         threads.sort_unstable_by_key(|thread| thread.uid);
         for thread in &mut threads {
+            if let Some(&name) = self.named_by_others.get(&thread.uid) {
+                thread.name = name;
+            }
             thread.segments.sort_unstable_by_key(|s| (s.nth, s.piece, s.from));
         }
         let by_uid = threads.iter().enumerate().map(|(i, t)| (t.uid, i as u32)).collect();
