@@ -241,3 +241,81 @@ fn damaged_debug_information_costs_names_and_nothing_else() {
         std::fs::remove_file(ring).unwrap();
     }
 }
+
+/// Function, file and line of each frame at an address.
+type Sites = Vec<(String, u64)>;
+
+/// What another symbolizer says of `addresses` in `file`: file name and line of
+/// each frame, innermost first.
+fn oracle(file: &Path, addresses: &[u64]) -> Option<Vec<Sites>> {
+    let mut child = Command::new("llvm-symbolizer")
+        .args(["--inlines", "--functions=none", "--output-style=LLVM", "--obj"])
+        .arg(file)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .ok()?;
+    let lines: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
+    let mut stdin = child.stdin.take()?;
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, lines.as_bytes()));
+    let output = child.wait_with_output().ok()?;
+    writer.join().ok()?.ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let site = |line: &str| {
+        let mut parts = line.rsplitn(3, ':');
+        let (_column, line, file) = (parts.next()?, parts.next()?, parts.next()?);
+        Some((file.rsplit('/').next()?.to_owned(), line.parse().ok()?))
+    };
+    Some(text.trim_end().split("\n\n").map(|block| block.lines().filter_map(site).collect()).collect())
+}
+
+#[test]
+fn another_symbolizer_says_the_same() {
+    let file = std::env::current_exe().unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let object = object::File::parse(&*bytes).unwrap();
+    let functions = object.symbols().filter(|s| s.kind() == object::SymbolKind::Text && s.size() > 0);
+    let mut addresses: Vec<u64> = functions.flat_map(|s| [s.address(), s.address() + s.size() / 2]).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let step = (addresses.len() / 1000).max(1);
+    let addresses: Vec<u64> = addresses.into_iter().step_by(step).collect();
+    let Some(expected) = oracle(&file, &addresses) else {
+        eprintln!("skipped: no llvm-symbolizer here (Debian's package llvm)");
+        return;
+    };
+    assert_eq!(expected.len(), addresses.len());
+
+    let dir = tempfile::tempdir().unwrap();
+    let w = Writer::new(dir.path(), 4_000_000, 4 << 20);
+    const BIAS: u64 = 0x5555_0000_0000;
+    w.ring().module(&ModuleEntry {
+        start: BIAS,
+        end: BIAS + (1 << 32),
+        bias: BIAS,
+        load_ticks: 1,
+        is_host: true,
+        build_id: object.build_id().unwrap().unwrap_or_default(),
+        path: file.to_str().unwrap().as_bytes(),
+    });
+    let mut thread = w.thread(4_000_000, Origin::Main, 0);
+    for &address in &addresses {
+        let stack = w.stack(&[(BIAS + address) | FRAME_EXACT], StackStatus::Complete);
+        w.log(&mut thread, stack, b"c", b"m");
+    }
+    let ours: Vec<Sites> = events(w.path())
+        .iter()
+        .map(|event| {
+            let site = |f: &Value| {
+                let file = f["file"].as_str().unwrap_or("??").rsplit('/').next().unwrap_or("??").to_owned();
+                (file, f["line"].as_u64().unwrap_or(0))
+            };
+            event["stack"].as_array().unwrap().iter().map(site).collect()
+        })
+        .collect();
+    assert_eq!(ours.len(), addresses.len());
+    let differing: Vec<_> =
+        expected.iter().zip(&ours).zip(&addresses).filter(|((expected, ours), _)| expected != ours).collect();
+    let share = differing.len() as f64 / addresses.len() as f64;
+    assert!(share < 0.02, "{} of {} differ, such as {:?}", differing.len(), addresses.len(), &differing[..3]);
+}
