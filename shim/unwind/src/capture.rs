@@ -7,8 +7,9 @@ use crate::memo::{Memo, Question};
 use crate::memory::{StackBounds, StackMemory};
 use crate::module::ModuleSet;
 use crate::rule::Rule;
+use crate::splice::Splice;
 use crate::trace::{Slots, Trace};
-use crate::walk::{self, Frames};
+use crate::walk::{self, Frames, Walk};
 use std::ptr::NonNull;
 use traceshim_ring::stack::{StackStatus, Unwinder};
 
@@ -45,7 +46,11 @@ pub struct Outcome {
 /// on anyone's stack.
 pub struct Capturer {
     learned: Learned,
-    trace: Trace,
+    /// Of the current capture and of the last one, in turns.
+    traces: [Trace; 2],
+    turn: bool,
+    /// How many frames the current capture took over from the last.
+    unchanged: usize,
     slots: Slots,
     memo: Memo,
     /// The capture that `remember` is about.
@@ -119,7 +124,9 @@ impl Capturer {
     ) -> Outcome {
         self.learned.follow(set);
         self.learned.visits_left = VISITS.wrapping_add_signed(self.visit_limit_offset);
-        self.trace.start(regs.sp);
+        self.turn = !self.turn;
+        self.unchanged = 0;
+        self.trace().start(regs.sp);
         let mut m = Machine::new(regs, ip_is_exact, false);
         let room = out.len();
         let mut frames = Frames { out, len: 0 };
@@ -131,14 +138,13 @@ impl Capturer {
             _ => Unwinder::Table,
         };
         let mut status = if mem.read(m.sp & !7).is_none() {
-            self.trace.give_up();
+            self.trace().give_up();
             let pushed = frames.push(&m, set.is_hidden(m.lookup_address()));
             pushed.err().unwrap_or(StackStatus::UnknownStack)
         } else if policy == Policy::FramePointer {
             walk::by_forced_frame_pointers(set, mem, &mut m, &mut frames)
         } else {
-            let (learned, trace) = (&mut self.learned, &mut self.trace);
-            walk::by_rules(learned, set, mem, &mut m, false, trace, &mut frames)
+            self.walk(set, mem, &mut m, false, &mut frames)
         };
         if status == StackStatus::UnknownRegister && policy != Policy::FramePointer {
             status = self.walk_all_registers(set, mem, regs, ip_is_exact, &mut frames);
@@ -149,9 +155,16 @@ impl Capturer {
             regs: *regs,
             question: question.unwrap_or_default(),
             caller: self.caller(mem, regs, ip_is_exact),
-            may_be_remembered: question.is_some() && is_final(status) && self.trace.is_whole(),
+            may_be_remembered: question.is_some() && is_final(status) && self.trace().is_whole(),
         };
         outcome
+    }
+
+    /// How many frames at the outer end of the last capture were taken over
+    /// from the capture before it (a [`lookup`](Self::lookup) in between doesn't
+    /// count): who keeps something for each of them needn't find it again.
+    pub fn unchanged(&self) -> usize {
+        self.unchanged
     }
 
     /// Gives the last capture's stack a number, by which [`lookup`](Self::lookup)
@@ -160,7 +173,9 @@ impl Capturer {
     pub fn remember(&mut self, id: u32) {
         let last = &self.last;
         if last.may_be_remembered {
-            if self.trace.describe(&mut self.slots).is_some() {
+            let [even, odd] = &self.traces;
+            let trace = if self.turn { odd } else { even };
+            if trace.describe(&mut self.slots).is_some() {
                 self.memo.remember(last.question, &last.regs, last.caller, &self.slots, id);
             }
             self.last.may_be_remembered = false;
@@ -222,11 +237,39 @@ impl Capturer {
         frames: &mut Frames<'_>,
     ) -> StackStatus {
         // The memo knows rbp alone.
-        self.trace.give_up();
+        self.trace().give_up();
         let mut m = Machine::new(regs, ip_is_exact, true);
         frames.len = 0;
-        let (learned, trace) = (&mut self.learned, &mut self.trace);
-        walk::by_rules(learned, set, mem, &mut m, true, trace, frames)
+        self.walk(set, mem, &mut m, true, frames)
+    }
+
+    #[inline(always)]
+    fn walk<M: StackMemory>(
+        &mut self,
+        set: &ModuleSet,
+        mem: &M,
+        m: &mut Machine,
+        all: bool,
+        frames: &mut Frames<'_>,
+    ) -> StackStatus {
+        let [even, odd] = &mut self.traces;
+        let (trace, last) = if self.turn { (odd, even) } else { (even, odd) };
+        let splice = Splice::new(last, set);
+        let mut walk = Walk::new(&mut self.learned, set, trace, splice, frames, all);
+        let status = walk.run(mem, m);
+        let Splice { taken, end_is_hidden, .. } = walk.splice;
+        self.unchanged = taken;
+        if status == StackStatus::Complete {
+            let hidden = end_is_hidden.unwrap_or_else(|| set.is_hidden(m.lookup_address()));
+            trace.complete(set.generation(), hidden);
+        }
+        status
+    }
+
+    #[inline(always)]
+    fn trace(&mut self) -> &mut Trace {
+        let [even, odd] = &mut self.traces;
+        if self.turn { odd } else { even }
     }
 }
 

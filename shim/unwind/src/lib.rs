@@ -14,6 +14,7 @@
 //!    can't do (signal frames, expressions, other registers) is evaluated here (`expr`).
 //! 4. An address that was met before follows its rule (`walk`), or the chain of
 //!    frame pointers where all the code is known to keep it (`frame_pointers`).
+//!    Where it meets the last stack (`splice`), it takes over what is unchanged.
 //! 5. [`Outcome`] says how long the stack is and why it ends there.
 //! 6. What the walk depended on (`trace`) is kept under a number of the caller's
 //!    ([`Capturer::remember`]), so that the same stack is known without a walk
@@ -39,6 +40,7 @@ mod module;
 mod rule;
 mod rules;
 mod sections;
+mod splice;
 mod stepper;
 mod trace;
 mod walk;

@@ -24,7 +24,7 @@ const WAYS: usize = 8;
 const PROBES: usize = 4;
 const RECENT: usize = 64;
 /// Words of slot values and offsets, written round and round.
-const ARENA: usize = 5632;
+const ARENA: usize = 4864;
 
 /// What a walk was asked for, beside its registers.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]

@@ -33,6 +33,10 @@ pub(crate) struct Trace {
     read_len: usize,
     sp: u64,
     broken: bool,
+    /// The walk got to the end.
+    completed: bool,
+    end_is_hidden: bool,
+    generation: u64,
 }
 
 /// Most pairs, and most single slots, that a walk may have been decided by.
@@ -86,6 +90,24 @@ impl Trace {
         self.read_len = 0;
         self.sp = sp;
         self.broken = sp & 7 != 0;
+        self.completed = false;
+    }
+
+    /// The walk got to the end, over modules of that generation; whether its
+    /// last frame is one that isn't reported.
+    #[inline(always)]
+    pub(crate) fn complete(&mut self, generation: u64, end_is_hidden: bool) {
+        self.completed = true;
+        self.end_is_hidden = end_is_hidden;
+        self.generation = generation;
+    }
+
+    /// The steps of a walk that got to the end, and whether that is hidden.
+    #[inline(always)]
+    pub(crate) fn completed(&self, generation: u64) -> Option<(&[Step], bool)> {
+        let usable = self.completed && !self.broken && self.generation == generation;
+        let steps = self.steps.get(..self.len)?;
+        usable.then_some((steps, self.end_is_hidden))
     }
 
     /// The walk can't be described by slots above its start.

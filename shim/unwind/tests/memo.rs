@@ -44,7 +44,7 @@ fn events() -> u64 {
 
 #[test]
 fn random_programs() {
-    let (mut hits, mut total) = (0u64, 0u64);
+    let (mut hits, mut spliced, mut total) = (0u64, 0u64, 0u64);
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let mut capturer = Capturer::boxed();
     let mut code = shapes(&mut random);
@@ -79,6 +79,13 @@ fn random_programs() {
                 let o = capturer.capture(&modules, &bounds, &regs, false, policy, &mut out);
                 out.truncate(o.len);
                 assert_eq!((&out, o.status), (&right, StackStatus::Complete), "event {total}");
+                // What is said to be unchanged since the last capture is.
+                let outer = capturer.unchanged();
+                if outer > 0 {
+                    spliced += 1;
+                    let last = &stacks.last().expect("a last stack").0;
+                    assert_eq!(out[out.len() - outer..], last[last.len() - outer..], "event {total}");
+                }
                 capturer.remember(stacks.len() as u32);
                 stacks.push((out, o));
                 // What was just remembered is known.
@@ -87,7 +94,8 @@ fn random_programs() {
             }
         }
     }
-    println!("{hits} of {total} stacks were known");
+    println!("{hits} of {total} stacks were known, {spliced} spliced");
+    assert!(spliced * 20 > total, "too few spliced: {spliced} of {total}");
     assert!(hits * 10 > total, "too few hits to mean anything: {hits} of {total}");
 }
 
