@@ -9,7 +9,7 @@ mod cfi;
 #[allow(dead_code)]
 mod simulated;
 
-use simulated::{Program, Random, Shape, module, site};
+use simulated::{BIAS, Program, Random, Shape, module, site};
 use traceshim_unwind::{
     Capturer, FramePointers, ModuleDesc, ModuleSet, Outcome, Policy, Regs, StackBounds, StackStatus,
 };
@@ -34,7 +34,15 @@ fn shapes(random: &mut Random) -> Vec<Shape> {
 
 fn set(shapes: &[Shape], generation: u64) -> ModuleSet {
     let module = ModuleDesc { frame_pointers: FramePointers::Detect, ..module(shapes, generation) };
-    ModuleSet::new(vec![module], generation)
+    let bias = simulated::HIDDEN_BIAS;
+    let hidden = ModuleDesc {
+        hidden: true,
+        avma_start: module.avma_start - BIAS + bias,
+        avma_end: module.avma_end - BIAS + bias,
+        bias,
+        ..module.clone()
+    };
+    ModuleSet::new(vec![module, hidden], generation)
 }
 
 /// How many events to try; `TRACESHIM_TEST_EVENTS` for a longer run.
@@ -61,7 +69,7 @@ fn random_programs() {
             }
             generation += 1;
             modules = set(&code, generation);
-            program.replace(code.clone());
+            program.replace(code.clone(), random.next() & random.next());
         }
         program.run();
         let policy = if random.below(4) == 0 { AUTO } else { Policy::Table };

@@ -20,7 +20,10 @@ pub(crate) enum Shape {
 pub(crate) const BIAS: u64 = 0x5500_0000_0000;
 const CODE_BYTES: u32 = 64;
 
-/// The module whose function `i` has the shape `shapes[i]`.
+/// Where functions are whose frames aren't reported.
+pub(crate) const HIDDEN_BIAS: u64 = 0x6600_0000_0000;
+
+/// The module whose function `i` has the shape `shapes[i]`, loaded at `BIAS`.
 pub(crate) fn module(shapes: &[Shape], load_id: u64) -> ModuleDesc {
     let mut builder = Builder::default();
     for (i, shape) in shapes.iter().enumerate() {
@@ -71,6 +74,8 @@ pub(crate) struct Program {
     words: Vec<u64>,
     base: u64,
     shapes: Vec<Shape>,
+    /// Bit `i`: function `i` is in the module at `HIDDEN_BIAS`.
+    hidden: u64,
     frames: Vec<Frame>,
     pub(crate) random: Random,
 }
@@ -79,21 +84,28 @@ impl Program {
     pub(crate) fn new(shapes: Vec<Shape>, seed: u64) -> Program {
         let mut words = vec![0u64; 1024];
         let base = words.as_mut_ptr().expose_provenance() as u64;
-        let mut program = Program { words, base, shapes, frames: Vec::new(), random: Random(seed) };
+        let mut program =
+            Program { words, base, shapes, hidden: 0, frames: Vec::new(), random: Random(seed) };
         program.restart();
         program
     }
 
     /// Other code at the same addresses; everything starts again.
-    pub(crate) fn replace(&mut self, shapes: Vec<Shape>) {
+    pub(crate) fn replace(&mut self, shapes: Vec<Shape>, hidden: u64) {
         self.shapes = shapes;
+        self.hidden = hidden;
         self.restart();
+    }
+
+    /// A return address in function `i`.
+    fn site(&self, i: usize) -> u64 {
+        if self.hidden >> i & 1 == 0 { site(i, 0) } else { site(i, 0) - BIAS + HIDDEN_BIAS }
     }
 
     fn restart(&mut self) {
         let top = self.base + 8 * (self.words.len() as u64 - 8);
         let start = self.shapes.len() - 1;
-        self.frames = vec![Frame { ip: site(start, 0), cfa: top, sp: top, bp: 1 }];
+        self.frames = vec![Frame { ip: self.site(start), cfa: top, sp: top, bp: 1 }];
     }
 
     pub(crate) fn bounds(&self) -> StackBounds {
@@ -134,7 +146,7 @@ impl Program {
                 self.write(sp + 8 * word, value);
             }
         }
-        self.frames.push(Frame { ip: site(i, 0), cfa, sp, bp });
+        self.frames.push(Frame { ip: self.site(i), cfa, sp, bp });
     }
 
     /// What a register or a local may hold: a small number, an address of the
@@ -155,7 +167,7 @@ impl Program {
         }
         // What ran may have changed the caller's use of rbp.
         let i = self.frames.len() - 1;
-        let function = (self.frames[i].ip - BIAS - CODE_SVMA) / 64;
+        let function = ((self.frames[i].ip & 0xffff_ffff) - CODE_SVMA) / 64;
         if matches!(self.shapes[function as usize], Shape::UsesRbp(_)) {
             self.frames[i].bp = self.any();
         }
@@ -184,12 +196,7 @@ impl Program {
 
     /// The right answer, innermost first.
     pub(crate) fn frames(&self) -> Vec<u64> {
-        self.frames.iter().rev().map(|f| f.ip).collect()
-    }
-
-    /// The canonical frame addresses, innermost first.
-    pub(crate) fn cfas(&self) -> Vec<u64> {
-        self.frames.iter().rev().map(|f| f.cfa).collect()
+        self.frames.iter().rev().map(|f| f.ip).filter(|ip| *ip < HIDDEN_BIAS).collect()
     }
 }
 
