@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -250,9 +251,13 @@ pub(crate) fn is_mapped(path: &Path, pid: u32) -> bool {
         return Path::new(&format!("/proc/{pid}/maps")).exists() && path.exists();
     };
     let inode = metadata.ino().to_string();
+    let path = path.canonicalize().unwrap_or_default();
     maps.split(|&b| b == b'\n').any(|line| {
         let mut fields = line.split(|&b| b == b' ').filter(|field| !field.is_empty());
+        // Some file systems show other inodes here than they tell elsewhere,
+        // and a path may be another file's by now: either will do.
         fields.nth(4) == Some(inode.as_bytes())
+            || !path.as_os_str().is_empty() && line.ends_with(path.as_os_str().as_bytes())
     })
 }
 

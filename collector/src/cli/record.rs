@@ -257,10 +257,11 @@ fn summarize(args: &RecordArgs, program: &Program, counts: Counts, session: &Ses
             }
         }
     }
-    if counts.running > 0 {
+    let left = session.rings().len() as u64;
+    if left > 0 {
         say(format_args!(
-            "{} still running, with rings in {}",
-            plural(counts.running, "process is", "processes are"),
+            "{} left in {}: still being written to, or unreadable",
+            plural(left, "ring is", "rings are"),
             session.path().display()
         ));
     }

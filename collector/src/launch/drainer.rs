@@ -28,8 +28,6 @@ pub(crate) struct Counts {
     pub(crate) births: u64,
     /// Events that found no room.
     pub(crate) lost: u64,
-    /// Processes that go on without us.
-    pub(crate) running: u64,
 }
 
 /// Takes the rings of a session, each chunk exactly once.
@@ -198,7 +196,8 @@ impl Ring {
         self.done = true;
         let running = is_mapped(&self.path, self.info()?.pid);
         let snapshot = self.drain.snapshot()?;
-        out.counts.lost += snapshot.tables.losses().iter().map(|loss| loss.count).sum::<u64>();
+        let lost = snapshot.tables.losses().iter().map(|loss| loss.count);
+        out.counts.lost = lost.fold(out.counts.lost, u64::saturating_add);
         if self.number.is_some() || !snapshot.pieces.is_empty() || !snapshot.tables.losses().is_empty() {
             let number = self.write_tables(out)?;
             for piece in &snapshot.pieces {
@@ -210,9 +209,7 @@ impl Ring {
             }
             out.trace.flush()?;
         }
-        if running {
-            out.counts.running += 1;
-        } else {
+        if !running {
             // Everything is in the trace; a ring that is gone already is fine.
             let _ = std::fs::remove_file(&self.path);
         }

@@ -69,6 +69,13 @@ fn inspect_file(path: &Path, depth: usize) -> Program {
             "{shown} is set-uid or set-gid: the loader ignores LD_PRELOAD for it"
         ));
     }
+    let mut capability = [0; 64];
+    let has_capabilities = rustix::fs::getxattr(path, "security.capability", &mut capability[..]).is_ok();
+    if own != 0 && has_capabilities {
+        return Program::Untraceable(format!(
+            "{shown} has capabilities: the loader ignores LD_PRELOAD for it"
+        ));
+    }
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(1 << 20).read_to_end(&mut head));
     if read.is_err() {
