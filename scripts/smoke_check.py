@@ -380,7 +380,8 @@ def early(check):
     check.expect("logs", logs, wanted=["constructor", "early thread", "main", "destructor", "atexit"])
     check.births({("c", "early_thread"): 1, ("c", "late_thread"): 1})
     check.callbacks({"host_early": {"return": 4}, "host_never_leaves": {"never": 1}})
-    check.stack("log constructor", check.one("log", message="constructor"), "host_early", "constructor")
+    # The outermost frame is the loader's entry, which has no unwind information: the stack is whole and doesn't say so.
+    check.stack("log constructor", check.one("log", message="constructor"), "host_early", "constructor", complete=False)
     check.stack("log early thread", check.one("log", message="early thread"), "host_early", "early_thread")
     check.stack("log destructor", check.one("log", message="destructor"), "host_early", "destructor")
 

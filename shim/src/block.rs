@@ -27,8 +27,17 @@ pub(crate) static FREE_BLOCKS: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Shadow {
     /// Its trampoline's frame.
     pub(crate) frame: u64,
-    /// Its hook.
-    pub(crate) hook: u64,
+    /// Its hook, and what else tells that the frame is still the one that it
+    /// was: see [`crate::arch::Context::mark`].
+    pub(crate) mark: u64,
+}
+
+impl Shadow {
+    /// The hook's number.
+    #[inline(always)]
+    pub(crate) fn hook(self) -> u16 {
+        self.mark as u16
+    }
 }
 
 /// The block. All zero is valid; what lies behind it is a stack that grows

@@ -234,7 +234,7 @@ fn enter(recording: &mut Recording<'_>, context: &mut Context) {
     let stack = recording.stack(&context.caller(), entry(hook), true);
     let depth = recording.thread.depth as usize;
     if let Some(shadow) = recording.block().and_then(|block| block.shadow.get_mut(depth)) {
-        *shadow = Shadow { frame, hook: u64::from(hook) };
+        *shadow = Shadow { frame, mark: context.mark() };
     }
     recording.thread.depth += 1;
     context.live = 1;
@@ -266,7 +266,7 @@ fn exit(recording: &mut Recording<'_>, context: &Context) {
         return;
     };
     if at + 1 < depth {
-        recording.repair(frame);
+        recording.repair_inside(frame);
         close_in_the_middle(recording, frame);
     } else {
         recording.thread.depth -= 1;
@@ -293,7 +293,7 @@ pub(crate) fn close_all(recording: &mut Recording<'_>) {
         recording.thread.depth -= 1;
         let top = recording.thread.depth as usize;
         if let Some(shadow) = recording.block().and_then(|block| block.shadow.get(top).copied()) {
-            recording.event(kind::CALLBACK_EXIT, shadow.hook as u16, &[1]);
+            recording.event(kind::CALLBACK_EXIT, shadow.hook(), &[1]);
         }
     }
 }

@@ -86,11 +86,17 @@ pub(crate) unsafe extern "C" fn enter(context: *mut Context, thread: *mut Thread
 fn try_enter(inside: &mut Inside<'_>, context: &mut Context) -> Option<()> {
     let Inside { thread, block, tracer } = inside;
     let (hook, frame, depth) = (context.id as u16, context.frame(), thread.depth as usize);
-    // A frame of ours at or below this one was left without returning.
-    if depth > 0 && block.shadow.get(depth.wrapping_sub(1))?.frame <= frame {
-        return None;
-    }
     let on_own = frame >= thread.stack_lo && frame < thread.stack_hi;
+    if depth > 0 {
+        let outer = block.shadow.get(depth.wrapping_sub(1))?;
+        // A frame of ours at or below this one was left without returning, and
+        // so was one above it of which not everything is there.
+        let above = outer.frame > frame && outer.frame < thread.stack_hi && on_own;
+        // SAFETY: it is on the thread's own stack, above the stack pointer.
+        if !(above && unsafe { Context::is_waiting(outer.frame, outer.mark) }) {
+            return None;
+        }
+    }
     let shadow = block.shadow.get_mut(depth).filter(|_| on_own)?;
     let stack = if tracer.stack_depth == 0 {
         StackRef::new(tracer.ring.stack_root(StackStatus::Off), Unwinder::Table)
@@ -114,7 +120,7 @@ fn try_enter(inside: &mut Inside<'_>, context: &mut Context) -> Option<()> {
     if !tracer.ring.try_put(&mut thread.cursor, ticks, (kind::CALLBACK_ENTER, hook), body) {
         return None;
     }
-    *shadow = Shadow { frame, hook: u64::from(hook) };
+    *shadow = Shadow { frame, mark: context.mark() };
     thread.depth = deeper;
     context.live = 1;
     Some(())

@@ -22,6 +22,7 @@ mod block;
 mod callbacks;
 mod clock;
 mod elf;
+mod environment;
 mod errno;
 mod fast;
 mod hooks;

@@ -1,7 +1,8 @@
 //! Being inside: the proof, and what may be done with it.
 #![allow(unsafe_code)]
 
-use crate::block::Block;
+use crate::arch::Context;
+use crate::block::{Block, Shadow};
 use crate::state::ThreadState;
 use crate::tracer::{self, Tracer};
 use crate::{hooks, stack};
@@ -93,28 +94,46 @@ impl Recording<'_> {
         stack::take(self, caller, entry, from_c)
     }
 
-    /// Closes callbacks that were left without returning: those whose frames
-    /// lie below `sp` on the same stack.
+    /// Closes callbacks that were left without returning, as seen from code
+    /// whose stack pointer is `sp`.
     #[inline]
     pub(crate) fn repair(&mut self, sp: u64) {
-        if self.thread.depth > 0 {
-            self.close_abandoned(sp);
-        }
+        self.close_while(|recording, shadow| recording.is_abandoned(shadow, sp));
     }
 
-    fn close_abandoned(&mut self, sp: u64) {
+    /// The same, as seen from the trampoline at `frame`, which is in progress.
+    pub(crate) fn repair_inside(&mut self, frame: u64) {
+        self.close_while(|recording, shadow| {
+            shadow.frame < frame && recording.same_stack(shadow.frame, frame)
+        });
+    }
+
+    fn close_while(&mut self, is_over: impl Fn(&Self, Shadow) -> bool) {
         while self.thread.depth > 0 {
             let top = self.thread.depth as usize - 1;
             let Some(shadow) = self.block().and_then(|block| block.shadow.get(top).copied()) else {
                 // Deeper than what is told apart: it is closed by its own exit.
                 return;
             };
-            if shadow.frame >= sp || !self.same_stack(shadow.frame, sp) {
+            if !is_over(self, shadow) {
                 return;
             }
             self.thread.depth -= 1;
-            self.event(kind::CALLBACK_EXIT, shadow.hook as u16, &[1]);
+            self.event(kind::CALLBACK_EXIT, shadow.hook(), &[1]);
         }
+    }
+
+    /// Whether a callback was left: its frame is below the stack pointer, or
+    /// above it and no longer what it was.
+    fn is_abandoned(&self, shadow: Shadow, sp: u64) -> bool {
+        if shadow.frame < sp {
+            return self.same_stack(shadow.frame, sp);
+        }
+        let own = self.thread.stack_lo..self.thread.stack_hi;
+        // SAFETY: both are on the thread's own stack, the frame above.
+        own.contains(&sp)
+            && own.contains(&shadow.frame)
+            && !unsafe { Context::is_waiting(shadow.frame, shadow.mark) }
     }
 
     /// Whether an abandoned frame and the current stack pointer can be

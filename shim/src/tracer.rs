@@ -6,7 +6,7 @@ use crate::clock::{TickClock, nanoseconds};
 use crate::errno::KeepErrno;
 use crate::recording::inside;
 use crate::state::ThreadState;
-use crate::{arch, callbacks, hooks, modules, real, say};
+use crate::{arch, callbacks, environment, hooks, modules, real, say};
 use std::ffi::{CStr, CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -83,6 +83,7 @@ pub(crate) extern "C" fn initialise() {
     }
     let _errno = KeepErrno::new();
     real::resolve_all();
+    environment::provide();
     std::panic::set_hook(Box::new(|info| {
         say::error(format_args!("internal error: {info}"));
     }));

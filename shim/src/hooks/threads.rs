@@ -57,13 +57,9 @@ pub(crate) fn prepare() {
     // libc's own rule for threads of which nobody said how large they are.
     let bytes = if limit.rlim_cur == libc::RLIM_INFINITY { 2 << 20 } else { limit.rlim_cur };
     DEFAULT_STACK.store(bytes, Ordering::Relaxed);
-    // The loader exports it.
-    let end = crate::real::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end") as *const u64;
-    if !end.is_null() {
-        // SAFETY: it is a pointer-sized variable.
-        let top = unsafe { end.read() };
-        // The first frame's words are on the same page or the next, where the
-        // arguments and the environment are.
+    let top = crate::environment::stack_end();
+    if top != 0 {
+        // The first frame's words are before the arguments.
         MAIN_STACK_TOP.store((top + 64).next_multiple_of(64), Ordering::Relaxed);
     }
 }

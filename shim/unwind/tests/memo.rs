@@ -5,16 +5,17 @@
 #[path = "support/cfi.rs"]
 #[allow(dead_code)]
 mod cfi;
+#[path = "support/scene.rs"]
+#[allow(dead_code)]
+mod scene;
 #[path = "support/simulated.rs"]
 #[allow(dead_code)]
 mod simulated;
 
-use simulated::{BIAS, Program, Random, Shape, module, site};
-use traceshim_unwind::{
-    Capturer, FramePointers, ModuleDesc, ModuleSet, Outcome, Policy, Regs, StackBounds, StackStatus,
-};
+use scene::{CODE, ROOM, Scene, set};
+use simulated::{Program, Random, Shape, site};
+use traceshim_unwind::{Capturer, Outcome, Policy, Regs, StackBounds, StackStatus};
 
-const ROOM: usize = 64;
 const AUTO: Policy = Policy::Auto { c_on_stack: false };
 
 fn shapes(random: &mut Random) -> Vec<Shape> {
@@ -30,19 +31,6 @@ fn shapes(random: &mut Random) -> Vec<Shape> {
         .collect();
     shapes.push(Shape::Start);
     shapes
-}
-
-fn set(shapes: &[Shape], generation: u64) -> ModuleSet {
-    let module = ModuleDesc { frame_pointers: FramePointers::Detect, ..module(shapes, generation) };
-    let bias = simulated::HIDDEN_BIAS;
-    let hidden = ModuleDesc {
-        hidden: true,
-        avma_start: module.avma_start - BIAS + bias,
-        avma_end: module.avma_end - BIAS + bias,
-        bias,
-        ..module.clone()
-    };
-    ModuleSet::new(vec![module, hidden], generation)
 }
 
 /// How many events to try; `TRACESHIM_TEST_EVENTS` for a longer run.
@@ -105,68 +93,6 @@ fn random_programs() {
     println!("{hits} of {total} stacks were known, {spliced} spliced");
     assert!(spliced * 20 > total, "too few spliced: {spliced} of {total}");
     assert!(hits * 10 > total, "too few hits to mean anything: {hits} of {total}");
-}
-
-/// A stack in memory, one word after the other.
-struct Stack(Vec<u64>);
-
-impl Stack {
-    fn base(&mut self) -> u64 {
-        self.0.as_mut_ptr().expose_provenance() as u64
-    }
-
-    fn bounds(&mut self) -> StackBounds {
-        let (lo, n) = (self.base(), self.0.len() as u64);
-        // SAFETY: the words stay where they are for as long as the tests use this.
-        unsafe { StackBounds::new(lo, lo + 8 * n) }
-    }
-}
-
-/// Functions: 0 uses no rbp, 1 saves it, 2 keeps a frame pointer, 3 is the start.
-const CODE: [Shape; 4] = [Shape::Plain(1), Shape::UsesRbp(0), Shape::FramePointer(0), Shape::Start];
-
-struct Scene {
-    stack: Stack,
-    set: ModuleSet,
-    capturer: Box<Capturer>,
-    regs: Regs,
-}
-
-impl Scene {
-    /// A walk from function `start`, over `words`; `pointers` are words whose
-    /// values are offsets in words from the stack's base.
-    fn new(start: usize, words: &[u64], pointers: &[usize], bp: Option<u64>) -> Scene {
-        let mut stack = Stack(words.to_vec());
-        let base = stack.base();
-        for &p in pointers {
-            stack.0[p] = base + 8 * stack.0[p];
-        }
-        let bp = bp.map_or(77, |words| base + 8 * words);
-        let regs = Regs { ip: site(start, 0), sp: base, bp, ..Regs::default() };
-        Scene { stack, set: set(&CODE, 1), capturer: Capturer::boxed(), regs }
-    }
-
-    fn capture(&mut self) -> (Vec<u64>, StackStatus) {
-        let mut out = vec![0; ROOM];
-        let bounds = self.stack.bounds();
-        let o = self.capturer.capture(&self.set, &bounds, &self.regs, false, Policy::Table, &mut out);
-        out.truncate(o.len);
-        (out, o.status)
-    }
-
-    fn lookup(&mut self) -> Option<u32> {
-        let bounds = self.stack.bounds();
-        self.capturer.lookup(1, &bounds, &self.regs, false, Policy::Table, ROOM)
-    }
-
-    /// Captures and remembers as 5.
-    fn remember(&mut self) -> Vec<u64> {
-        let (frames, status) = self.capture();
-        assert_eq!(status, StackStatus::Complete);
-        self.capturer.remember(5);
-        assert_eq!(self.lookup(), Some(5));
-        frames
-    }
 }
 
 /// 0 called by 0 called by the start.

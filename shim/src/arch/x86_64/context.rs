@@ -51,6 +51,29 @@ impl Context {
         }
     }
 
+    /// What tells a trampoline's frame from whatever may lie at its place after
+    /// it was left without returning: the hook (low 16 bits) and the caller.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u64 {
+        self.return_address << 16 | self.id & 0xffff
+    }
+
+    /// Whether the trampoline whose frame was at `frame` is still waiting there
+    /// for its target to return.
+    ///
+    /// # Safety
+    /// `frame` was a trampoline's, on a stack that is still mapped above the
+    /// current stack pointer, which is below it.
+    #[inline(always)]
+    pub(crate) unsafe fn is_waiting(frame: u64, mark: u64) -> bool {
+        let context = (frame - BELOW_RBP as u64) as *const Context;
+        // SAFETY: the caller's promise; what is read may be anything.
+        let Context { id, return_address: caller, .. } = unsafe { &*context };
+        // SAFETY: as above: the word that calling the target pushed.
+        let pushed = unsafe { ((frame - super::trampoline::FRAME as u64 - 8) as *const u64).read() };
+        *caller << 16 | *id & 0xffff == mark && super::trampoline::is_return(pushed)
+    }
+
     /// Where the entry's own frame is: the address of the saved rbp.
     pub(crate) fn frame(&self) -> u64 {
         std::ptr::from_ref(&self.rbp) as u64

@@ -28,6 +28,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many functions can be hooked.
 pub(crate) const STUBS: usize = 8192;
+/// Bytes of a trampoline's frame below its saved rbp.
+pub(super) const FRAME: usize = 560;
 /// Words of stack arguments that are copied: 38 integer arguments in all.
 const STACK_WORDS: usize = 32;
 
@@ -37,6 +39,8 @@ static TARGETS: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
 unsafe extern "C" {
     #[link_name = "traceshim_stubs"]
     static STUB_0: [u8; 16];
+    #[link_name = "traceshim_return"]
+    static RETURN: u8;
 }
 
 // Each stub is 16 bytes; its number follows from its address, which the
@@ -68,6 +72,12 @@ pub(crate) fn stub(n: u16) -> Option<u64> {
         return None;
     }
     Some(&raw const STUB_0 as u64 + u64::from(n) * 16)
+}
+
+/// Whether `address` is where a target returns to.
+#[inline(always)]
+pub(super) fn is_return(address: u64) -> bool {
+    address == &raw const RETURN as u64
 }
 
 /// Whether `address` is a stub's.
@@ -176,6 +186,9 @@ unsafe extern "C" fn common() {
         "mov r11, [rax + r11 * 8]",
         "mov rax, [rbp - 160]",
         "call r11",
+        ".globl traceshim_return",
+        ".hidden traceshim_return",
+        "traceshim_return:",
         "mov [rbp - 40], rax",
         "mov [rbp - 32], rdx",
         "cmp qword ptr [rbp - 48], 0",
@@ -202,7 +215,7 @@ unsafe extern "C" fn common() {
         ".cfi_def_cfa rsp, 8",
         "ret",
         ".cfi_endproc",
-        frame = const 560,
+        frame = const FRAME,
         fast_enter = sym fast::enter,
         fast_exit = sym fast::exit,
         words = const STACK_WORDS,
