@@ -39,8 +39,11 @@ pub(crate) fn why_untraced(program: &Program, any_ring: bool) -> String {
     match program {
         Program::Untraceable(why) => why.clone(),
         _ if any_ring => "no thread was made, no callback was called, and nothing was logged".to_owned(),
-        _ => "the command made no ring: it ran only programs that can't load the shim (static, \
-              set-uid, musl), cleared the environment, recorded nothing, or the shim said why above"
+        Program::Traceable => "no thread was made, no callback was called, and nothing was logged, \
+                               unless the shim said above why it doesn't trace"
+            .to_owned(),
+        Program::Unknown => "the command ran only programs that record nothing or can't load the shim \
+                             (static, set-uid, musl, a cleared environment), or the shim said why above"
             .to_owned(),
     }
 }
