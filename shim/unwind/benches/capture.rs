@@ -23,7 +23,7 @@ use traceshim_unwind::{Capturer, FramePointers, ModuleSet, Policy, Regs, Section
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Method {
     Nothing,
-    /// The memo, and on a miss a walk whose stack is given a number.
+    /// The memo, and on a miss a walk that is remembered.
     Ours,
     /// A walk by learned rules each time.
     OursWalk,
@@ -52,8 +52,7 @@ struct Bench {
     method: Method,
     out: Vec<u64>,
     frames: u64,
-    /// Hashes of the stacks that were seen.
-    interned: Vec<u64>,
+    next_id: u32,
 }
 
 std::arch::global_asm!(
@@ -101,18 +100,8 @@ unsafe extern "C" fn capture(bench: *mut c_void, regs: *const Regs) {
                 Some(id) => u64::from(black_box(id) != u32::MAX),
                 None => {
                     let o = b.capturer.capture(&b.set, &b.bounds, regs, false, Policy::Table, &mut b.out);
-                    // As a tracer does: a stack is given a number, and remembered
-                    // when it comes for the second time.
-                    let hash = b
-                        .out
-                        .iter()
-                        .take(o.len)
-                        .fold(0u64, |h, w| (h.rotate_left(5) ^ w).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                    let known = &mut b.interned[(hash >> 48) as usize];
-                    if *known == hash {
-                        b.capturer.remember((hash >> 32) as u32);
-                    }
-                    *known = hash;
+                    b.next_id += 1;
+                    b.capturer.remember(b.next_id);
                     o.len as u64
                 }
             }
@@ -420,7 +409,7 @@ fn main() {
             method: Method::Nothing,
             out: vec![0; ROOM],
             frames: 0,
-            interned: vec![0; 1 << 16],
+            next_id: 0,
         };
         let mut cases = cases(code == "frame pointers kept", libunwind.is_some());
         let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-'));

@@ -7,7 +7,7 @@ use crate::memo::{Memo, Question};
 use crate::memory::{StackBounds, StackMemory};
 use crate::module::ModuleSet;
 use crate::rule::Rule;
-use crate::splice::Splice;
+use crate::splice::{Splice, Worth};
 use crate::trace::{Slots, Trace};
 use crate::walk::{self, Frames, Walk};
 use std::ptr::NonNull;
@@ -49,6 +49,7 @@ pub struct Capturer {
     /// Of the current capture and of the last one, in turns.
     traces: [Trace; 2],
     turn: bool,
+    worth: Worth,
     /// How many frames the current capture took over from the last.
     unchanged: usize,
     slots: Slots,
@@ -254,11 +255,12 @@ impl Capturer {
     ) -> StackStatus {
         let [even, odd] = &mut self.traces;
         let (trace, last) = if self.turn { (odd, even) } else { (even, odd) };
-        let splice = Splice::new(last, set);
+        let splice = Splice::new(last, set, &mut self.worth);
         let mut walk = Walk::new(&mut self.learned, set, trace, splice, frames, all);
         let status = walk.run(mem, m);
         let Splice { taken, end_is_hidden, .. } = walk.splice;
         self.unchanged = taken;
+        self.worth.was(taken);
         if status == StackStatus::Complete {
             let hidden = end_is_hidden.unwrap_or_else(|| set.is_hidden(m.lookup_address()));
             trace.complete(set.generation(), hidden);

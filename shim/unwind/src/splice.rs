@@ -16,6 +16,33 @@ use crate::walk::Frames;
 /// Frames that are walked before the last stack is looked at; then twice as many.
 const FIRST: usize = 4;
 
+/// Whether it is worth looking at the last stack: where stacks have nothing in
+/// common it costs a tenth of a walk. Valid when zeroed.
+#[derive(Default)]
+pub(crate) struct Worth {
+    /// Captures in a row that took nothing over.
+    vain: u8,
+    captures: u8,
+}
+
+impl Worth {
+    /// After this many captures in vain,
+    const PATIENCE: u8 = 8;
+    /// only every so many times.
+    const SELDOM: u8 = 16;
+
+    #[inline(always)]
+    pub(crate) fn a_look(&mut self) -> bool {
+        self.captures = self.captures.wrapping_add(1);
+        self.vain < Self::PATIENCE || self.captures.is_multiple_of(Self::SELDOM)
+    }
+
+    #[inline(always)]
+    pub(crate) fn was(&mut self, taken: usize) {
+        self.vain = if taken > 0 { 0 } else { self.vain.saturating_add(1) };
+    }
+}
+
 /// The last stack, as far as a walk has passed it.
 pub(crate) struct Splice<'a> {
     /// Steps that the walk hasn't passed: what led to the frames to be met.
@@ -31,8 +58,9 @@ pub(crate) struct Splice<'a> {
 impl<'a> Splice<'a> {
     /// Over the last capture, where it was of the same modules and got to the end.
     #[inline(always)]
-    pub(crate) fn new(last: &'a Trace, set: &ModuleSet) -> Self {
-        let (steps, last_end_is_hidden) = last.completed(set.generation()).unwrap_or_default();
+    pub(crate) fn new(last: &'a Trace, set: &ModuleSet, worth: &mut Worth) -> Self {
+        let last = worth.a_look().then(|| last.completed(set.generation())).flatten();
+        let (steps, last_end_is_hidden) = last.unwrap_or_default();
         Splice { steps, last_end_is_hidden, after: FIRST, taken: 0, end_is_hidden: None }
     }
 

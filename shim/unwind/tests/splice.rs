@@ -53,12 +53,11 @@ fn the_outer_part_is_taken_over() {
     let mut scene = through_saved_rbp();
     let before = learned(&mut scene);
     assert_eq!(before.len(), 8);
-    let outer = scene.capturer.unchanged();
-    assert!((3..8).contains(&outer), "{outer}");
+    assert!((3..8).contains(&scene.capturer.unchanged()));
     // With another leaf it is still.
     scene.stack.0[1] = site(PLAIN, 1);
     let after = scene.capture().0;
-    assert_eq!(scene.capturer.unchanged(), outer);
+    assert!((2..7).contains(&scene.capturer.unchanged()));
     assert_eq!((after[1], &after[2..]), (site(PLAIN, 1), &before[2..]));
 }
 
@@ -98,7 +97,7 @@ fn other_modules_make_another_stack() {
     learned(&mut scene);
     // The frame that saves rbp is larger now.
     let mut code = CODE;
-    code[USES_RBP] = Shape::Plain(6);
+    code[USES_RBP] = Shape::Plain(8);
     scene.set = set(&code, 2);
     let (frames, status) = scene.capture();
     assert_eq!((frames.last(), status), (Some(&site(START, 1)), StackStatus::Complete));
