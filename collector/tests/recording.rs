@@ -157,3 +157,19 @@ fn signals_end_the_command_and_the_trace_is_written() {
     signalled("TERM", false);
     signalled("HUP", false);
 }
+
+#[test]
+fn a_static_program_is_named_as_such_and_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("app.c"), "int main(void) { return 5; }\n").unwrap();
+    let compile = Command::new("cc").args(["-static", "-o", "app", "app.c"]).current_dir(dir.path()).output();
+    if !compile.unwrap().status.success() {
+        eprintln!("skipped: no static libc here");
+        return;
+    }
+    let output = record(dir.path(), &["--", "./app"]).output().unwrap();
+    let stderr = stderr(&output);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(stderr.contains("./app is statically linked"), "{stderr}");
+    assert!(stderr.contains("nothing was recorded: "), "{stderr}");
+}
