@@ -393,8 +393,8 @@ fn main() {
         let path = output(&format!("calls{flag}.so"));
         let file = path.to_str().expect("UTF-8").to_owned();
         compile("cc", &["-O2", flag, "-fPIC", "-shared", "-o", &file, &source("calls.c")]);
-        let library = Library::open(&path);
-        let thread = library.get("thread").expect("thread");
+        let thread = Library::open(&path).get("thread").expect("thread");
+        let _ = std::fs::remove_file(&path);
         let set = ModuleSet::new(support::modules(FramePointers::Ignore), 1);
         let bench = Bench {
             framehop: framehop_over(&set),

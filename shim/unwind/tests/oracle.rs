@@ -1,13 +1,13 @@
 #![allow(unsafe_code)]
 //! Stacks that are hard to walk, compared with glibc's `backtrace()` and, where
-//! it is installed, libunwind's, taken at the same point: the same frames, or
+//! it is installed, libunwind's and (some of them) gdb's, taken at the same point: the same frames, or
 //! the right first ones and the reason.
 
 mod support;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use support::{Library, compile, have, output, source};
 use traceshim_unwind::{
@@ -26,7 +26,8 @@ struct Record {
     label: String,
     ours: Vec<u64>,
     glibc: Vec<u64>,
-    libunwind: Option<Vec<u64>>,
+    /// libunwind's and gdb's, where they were asked.
+    others: [Option<Vec<u64>>; 2],
     status: StackStatus,
     by_frame_pointer: bool,
     wrong: Vec<String>,
@@ -35,6 +36,20 @@ struct Record {
 static RECORDS: Mutex<Vec<Record>> = Mutex::new(Vec::new());
 static MORE_STACK: Mutex<(u64, u64)> = Mutex::new((0, 0));
 static LIBUNWIND: OnceLock<Option<support::Backtrace>> = OnceLock::new();
+/// gdb takes most of a second each time.
+static ASK_GDB: AtomicBool = AtomicBool::new(false);
+const FOR_GDB: &[&str] = &[
+    "case_qsort",
+    "case_signal_odd_rbp",
+    "case_signal_first_instruction",
+    "case_signal_alternate_stack",
+    "case_realigned",
+    "case_drap",
+    "case_cfa_on_register",
+    "case_noreturn",
+    "case_thread",
+    "case_tsd_destructor",
+];
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 extern "C" fn stack(lo: *const c_void, hi: *const c_void) {
@@ -130,11 +145,25 @@ unsafe extern "C" fn capture(label: *const c_char, regs: *const Regs) {
         let from = frames.iter().position(|&a| a == regs.ip).unwrap_or(frames.len());
         frames[from..].to_vec()
     });
+    let label = label.to_string_lossy().into_owned();
+    let gdb = ASK_GDB.load(Ordering::Relaxed) && FOR_GDB.contains(&label.as_str());
+    let gdb = gdb.then(support::gdb_backtrace).filter(|frames| {
+        // It may not be allowed to look at processes.
+        let asked = !frames.is_empty();
+        if !asked {
+            println!("skipped: gdb for {label}");
+        }
+        asked
+    });
+    let gdb = gdb.map(|frames| {
+        let from = frames.iter().position(|&a| a == regs.ip).unwrap_or(frames.len());
+        frames[from..].to_vec()
+    });
     RECORDS.lock().expect("no panic").push(Record {
-        label: label.to_string_lossy().into_owned(),
+        label,
         ours,
         glibc,
-        libunwind,
+        others: [libunwind, gdb],
         status: outcome.status,
         by_frame_pointer,
         wrong,
@@ -245,8 +274,8 @@ fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> (u
                 StackStatus::Complete => ours == r.glibc,
                 _ => r.glibc.starts_with(&ours),
             };
-            let other_agrees = r.libunwind.is_none_or(|other| match want {
-                StackStatus::Complete => ours == other,
+            let others_agree = r.others.iter().flatten().all(|other| match want {
+                StackStatus::Complete => ours == *other,
                 _ => other.starts_with(&ours),
             });
             by_frame_pointer += usize::from(r.by_frame_pointer);
@@ -257,17 +286,18 @@ fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> (u
                 || case.contains("coroutine")
                 || want != StackStatus::Complete
                 || ours.iter().any(|&a| support::symbol(a).starts_with(&format!("{case}@")));
-            if r.status != want || !frames_right || !other_agrees || !named || !r.wrong.is_empty() {
+            if r.status != want || !frames_right || !others_agree || !named || !r.wrong.is_empty() {
                 let names =
                     |v: &[u64]| v.iter().map(|&a| support::symbol(a)).collect::<Vec<_>>().join("\n      ");
                 failures.push(format!(
-                    "{}: {}: {} (expected {want}), {:?}\n    ours:\n      {}\n    glibc:\n      {}",
+                    "{}: {}: {} (expected {want}), {:?}\n    ours:\n      {}\n    glibc:\n      {}\n    others: {:x?}",
                     path.display(),
                     r.label,
                     r.status,
                     r.wrong,
                     names(&ours),
-                    names(&r.glibc)
+                    names(&r.glibc),
+                    r.others
                 ));
             }
         }
@@ -279,6 +309,7 @@ fn run(path: &std::path::Path, cases: &[&str], failures: &mut Vec<String>) -> (u
 fn every_stack_is_right_or_says_why_not() {
     let mut failures = Vec::new();
     let _ = LIBUNWIND.set(support::libunwind());
+    let gdb = have("gdb");
     for (cc, cxx) in [("gcc", "g++"), ("clang", "clang++")] {
         if !have(cc) {
             continue;
@@ -286,8 +317,12 @@ fn every_stack_is_right_or_says_why_not() {
         for level in ["-O0", "-O2"] {
             for frame_pointers in [true, false] {
                 let (c, cpp) = build(cc, cxx, level, frame_pointers);
+                let ask = gdb && cc == "gcc" && level == "-O2" && !frame_pointers;
+                ASK_GDB.store(ask, Ordering::Relaxed);
                 let (n, by_fp) = run(&c, CASES, &mut failures);
                 let (cxx_n, _) = run(&cpp, CXX_CASES, &mut failures);
+                // gdb has read them.
+                let _ = (std::fs::remove_file(c), std::fs::remove_file(cpp));
                 println!("{cc} {level} {frame_pointers}: {n} and {cxx_n} stacks, {by_fp} by frame pointers");
                 assert!(n >= CASES.len() && cxx_n >= CXX_CASES.len());
                 // Without them, functions with `alloca` keep one all the same.

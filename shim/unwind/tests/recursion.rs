@@ -116,6 +116,7 @@ fn random_recursion() {
         let file = path.to_str().expect("UTF-8").to_owned();
         compile(compiler, &[level, flag, "-fPIC", "-shared", "-o", &file, &source("calls.c")]);
         let thread = Library::open(&path).get("thread").expect("thread");
+        let _ = std::fs::remove_file(&path);
         let runs =
             vec![(4, 16, 0), (28, 64, 0), (28, 100_000, 2), (28, 100_000, 0), (100, 8, 0), (3, 1000, 0)];
         let mut state = State {

@@ -105,6 +105,40 @@ pub(crate) fn libunwind() -> Option<Backtrace> {
     found.map(|f| unsafe { std::mem::transmute::<*mut c_void, Backtrace>(f) })
 }
 
+/// What gdb says about the stack here, taken from a copy of the process.
+pub(crate) fn gdb_backtrace() -> Vec<u64> {
+    // SAFETY: the child does nothing but wait to be looked at and killed.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        loop {
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+        }
+    }
+    let script = "python\n\
+        frame = gdb.newest_frame()\n\
+        while frame is not None:\n\
+        \x20   if frame.type() in (gdb.NORMAL_FRAME, gdb.SIGTRAMP_FRAME): print('pc', hex(frame.pc()))\n\
+        \x20   frame = frame.older()\n\
+        end\n";
+    let path = output("frames.gdb");
+    std::fs::write(&path, script).expect("a script");
+    let out = Command::new("gdb")
+        .args(["-batch", "-nx", "-iex", "set debuginfod enabled off", "-ex", "set backtrace past-main on"])
+        .args(["-p", &child.to_string(), "-x"])
+        .arg(&path)
+        .output()
+        .expect("gdb");
+    let _ = std::fs::remove_file(&path);
+    // SAFETY: ends our own child.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    // SAFETY: waits for our own child.
+    unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    let text = String::from_utf8_lossy(&out.stdout);
+    let frames = text.lines().filter_map(|line| line.strip_prefix("pc 0x"));
+    frames.map(|pc| u64::from_str_radix(pc, 16).expect("an address")).collect()
+}
+
 /// The name of the function around an address, where it is exported.
 pub(crate) fn symbol(address: u64) -> String {
     // SAFETY: `dladdr` writes the structure that it is given.
@@ -157,12 +191,10 @@ pub(crate) fn output(name: &str) -> PathBuf {
 pub(crate) struct Library(*mut c_void);
 
 impl Library {
-    /// Opens a library that was just built, and removes its file.
+    /// Opens a library that was just built.
     pub(crate) fn open(path: &Path) -> Library {
         let library = Self::find(path.to_str().expect("UTF-8"));
-        let library = library.unwrap_or_else(|| panic!("can't open {}", path.display()));
-        let _ = std::fs::remove_file(path);
-        library
+        library.unwrap_or_else(|| panic!("can't open {}", path.display()))
     }
 
     /// Opens a library by its name, where it is there.
