@@ -5,8 +5,8 @@
 
 use crate::layout::{
     CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_STATE, CHUNK_WORDS,
-    FLAG_OVERWRITE, FLAG_TSC, HOOK_WORDS, LEDGER_WORDS, MAGIC, MODULE_WORDS, NODE_WORDS, Ref, Table, VERSION,
-    header, tag,
+    FLAG_OVERWRITE, FLAG_TSC, HOOK_WORDS, LEDGER_WORDS, MAGIC, MODULE_WORDS, NODE_WORDS, RING_MAX_BYTES, Ref,
+    Table, VERSION, header, tag,
 };
 use crate::record::StackRef;
 use crate::ring::state_parts;
@@ -190,7 +190,7 @@ pub fn process_info(words: &[u64]) -> Result<ProcessInfo, ReadError> {
         return Err(ReadError::BadHeader("chunk size"));
     }
     let chunks = word(header::CHUNKS) as u32;
-    if chunks < 2 {
+    if chunks < 2 || u64::from(chunks) > RING_MAX_BYTES / CHUNK_BYTES as u64 {
         return Err(ReadError::BadHeader("number of chunks"));
     }
     Ok(ProcessInfo {
