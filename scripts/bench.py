@@ -21,7 +21,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 
-from bench_peers import PEERS
+from bench_peers import PEERS, Uftrace
 from bench_workload import Failure, Samples, Skip, Workload, call, cpu_ns, machine, run_timed, said
 
 DEPTHS = (8, 32, 128)
@@ -48,6 +48,7 @@ TARGETS = {
     ("drain/dump", "target"): ("ours", 250),
     ("bytes/7", "target"): ("ours", 32),
     ("bytes/33", "target"): ("ours", 32),
+    ("bytes/mixed", "target"): ("ours", 32),
     ("load/50-modules", "no preload"): ("ours", 5e6),
     ("stack/hot", "bare call"): ("ours", 1024),
     ("stack/new-path", "bare call"): ("ours", 1024),
@@ -88,7 +89,7 @@ class Line:
         return what, limit, (self.ours if what == "ours" else self.ratio) <= limit
 
     def json(self):
-        shown = {"bench": self.bench, **self.more, f"ours_{self.unit}": rounded(self.ours), "against": self.against,
+        shown = {"bench": self.bench, f"ours_{self.unit}": rounded(self.ours), "against": self.against,
                  f"theirs_{self.unit}": rounded(self.theirs), "ratio": self.ratio and round(self.ratio, 4)}
         if self.ours_min is not None:
             shown |= {f"ours_min_{self.unit}": rounded(self.ours_min),
@@ -96,7 +97,7 @@ class Line:
         if target := self.target():
             shown |= {"target": f"{target[0]} {'>=' if target[0] == 'throughput' else '<='} {target[1]:g}",
                       "met": target[2]}
-        return json.dumps(shown)
+        return json.dumps(shown | self.more, separators=(",", ":"))
 
     def cells(self):
         def shown(value, low):
@@ -116,6 +117,29 @@ class Line:
         notes = [f"{key} {value}" for key, value in self.more.items() if key not in ("code", "file_system")]
         return [name, shown(self.ours, self.ours_min), self.against, shown(self.theirs, self.theirs_min), ratio,
                 target, ", ".join(notes)]
+
+
+def rows_of(lines):
+    """A table's columns and rows. Many comparisons of the same few benchmarks get a column for each opponent."""
+    opponents = list(dict.fromkeys(line.against for line in lines))
+    if len(lines) < 40:
+        rows = [line.cells() for line in lines]
+        columns = ["benchmark", "ours", "against", "theirs", "ratio", "target", "also"]
+        return (columns, rows) if any(row[-1] for row in rows) else (columns[:-1], [row[:-1] for row in rows])
+    found = {}
+    for line in lines:
+        name, ours, against, theirs, ratio, target, _ = line.cells()
+        row = found.setdefault(name, {"ours": ours, "targets": []})
+        row[against] = f"{theirs} {ratio}"
+        if target:
+            row["targets"].append(f"{against} {target}")
+    rows = [[name, row["ours"], *(row.get(o, "") for o in opponents), "; ".join(row["targets"])]
+            for name, row in found.items()]
+    return ["benchmark", "ours", *(f"{o}, ratio" for o in opponents), "targets"], rows
+
+
+def is_number(column):
+    return column not in ("benchmark", "against", "target", "targets", "also")
 
 
 def rounded(value):
@@ -141,7 +165,7 @@ class Run:
         self.quick = options.quick
         self.workload = Workload(options.target_dir, scratch, (4 if options.quick else 16) << 20)
         self.stack = stack
-        self.opened = None
+        self.opened = {}
         self.skipped = {}
         self.failed = []
         self.out = sys.stdout if not options.json else sys.stderr
@@ -161,18 +185,20 @@ class Run:
 
     def peers(self):
         """Those that run here."""
-        if self.opened is None:
-            self.opened = []
-            for peer in PEERS:
-                self.progress(f"setting up {peer.name}")
-                try:
-                    opened = peer(self.workload)
-                    self.stack.callback(opened.close)
-                    self.opened.append(opened)
-                except (Skip, Failure) as error:
-                    self.skip(peer.name, error)
+        return [opened for peer in PEERS if (opened := self.peer(peer))]
+
+    def peer(self, peer):
+        """One of them, set up once, or None."""
+        if peer not in self.opened:
+            self.opened[peer] = None
+            self.progress(f"setting up {peer.name}")
+            try:
+                self.opened[peer] = opened = peer(self.workload)
+                self.stack.callback(opened.close)
+            except (Skip, Failure) as error:
+                self.skip(peer.name, error)
             self.progress("")
-        return self.opened
+        return self.opened[peer]
 
     def depth(self, frames):
         """Frames of C that make a stack of so many frames in all, by asking for one without any."""
@@ -309,6 +335,9 @@ def instructions(run):
         shape = SHAPES[shape_name]
         numbers = {"depth": run.depth(shape["frames"]), "stacks": shape["stacks"], "warm": 2000}
         counters = [("single steps", 8, 24)] if run.quick else [("single steps", 16, 80), ("callgrind", 1000, 3000)]
+        if name == "mixed":
+            # Random stacks want more events than can be stepped through.
+            counters = [("callgrind", 1000, 3000)]
         for counter, few, many in counters:
             counted = {}
             for key, env in (("bare", None), ("ours", work.shimmed(**more))):
@@ -349,7 +378,8 @@ def thread(run):
     """Creation and join of a thread, with its birth, start, end and its creator's stack recorded."""
     work = run.workload
     rounds, batches, events = (3, 3, 500) if run.quick else (15, 5, 1000)
-    peers = [peer for peer in run.peers() if peer.name == "uftrace"]
+    peer = run.peer(Uftrace)
+    peers = [peer] if peer else []
     samples, by_clock = Samples(), Samples()
     for number in range(rounds):
         run.progress(f"thread/create-join, round {number + 1} of {rounds}")
@@ -408,7 +438,7 @@ def drain(run):
          env=env)
     ring, = work.rings()
     run.progress("drain")
-    peer = next((peer for peer in run.peers() if peer.name == "uftrace"), None)
+    peer = run.peer(Uftrace)
     their_events = events // 4
     commands = {"decode": [work.collector, "stats", ring], "dump": [work.collector, "dump", ring]}
     if peer:
@@ -441,7 +471,7 @@ def drain(run):
 def ring_bytes(run):
     """Bytes that a callback takes in the ring: the difference between two runs' rings."""
     work = run.workload
-    peer = next((peer for peer in run.peers() if peer.name == "uftrace"), None)
+    peer = run.peer(Uftrace)
     few, many = 200000, 600000
     for name, shape in SHAPES.items():
         if not run.wants(f"bytes/{name}"):
@@ -465,28 +495,29 @@ def ring_bytes(run):
 
 
 def load(run):
-    """A program's whole life, with 50 modules in it and next to nothing to do."""
+    """A program's whole life, with 50 modules in it and next to nothing to do: its CPU time."""
     work = run.workload
     program = work.build_load(50)
     repeats = 15 if run.quick else 60
     directories = {run.options.scratch_kind: work.scratch}
     if run.options.scratch_kind == "tmpfs":
         directories["on disk"] = run.stack.enter_context(tempfile.TemporaryDirectory(prefix="traceshim-bench."))
-    samples, cpu = Samples(), Samples()
+    samples, by_clock = Samples(), Samples()
     for number in range(repeats):
         run.progress(f"load/50-modules, {number + 1} of {repeats}")
         runs = [("bare", None)]
         runs += [(name, dict(work.shimmed(), TRACESHIM_DIR=f"{path}/rings", TRACESHIM_OVERFLOW="drop"))
                  for name, path in directories.items()]
         for name, env in runs:
-            took = run_timed([program], env=env, cpu=work.cpu)
-            samples.add(name, [took[0]])
-            cpu.add(name, [took[1]])
+            clock, cpu = run_timed([program], env=env, cpu=work.cpu)
+            samples.add(name, [cpu])
+            by_clock.add(name, [clock])
     run.progress("")
     for name in directories:
         yield Line("load/50-modules", samples.extra_median(name, "bare"), "no preload", samples.median("bare"),
                    ours_min=samples.extra_minimum(name, "bare"), theirs_min=samples.minimum("bare"),
-                   more={"file_system": name})
+                   more={"file_system": name,
+                         "by_the_clock_min_ns": round(by_clock.extra_minimum(name, "bare"))})
 
 
 def stack(run):
@@ -544,7 +575,6 @@ GROUPS = {
         stack, [f"stack/{name}" for name in ("first", "new-path", "hot", "first-of-thread", "pthread_create")]),
     "Memory of a thread": (memory, ["memory/idle", "memory/33", "memory/mixed"]),
 }
-COLUMNS = ["benchmark", "ours", "against", "theirs", "ratio", "target", "also"]
 
 
 def parse(arguments):
@@ -574,11 +604,12 @@ def parse(arguments):
 
 def table(lines):
     """Text in columns."""
-    rows = [COLUMNS, *(line.cells() for line in lines)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    columns, rows = rows_of(lines)
+    rows = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
-        print("  ".join(cell.rjust(w) if i in (1, 3, 4) else cell.ljust(w)
-                        for i, (cell, w) in enumerate(zip(row, widths))).rstrip(), flush=True)
+        print("  ".join(cell.rjust(width) if is_number(name) else cell.ljust(width)
+                        for name, cell, width in zip(columns, row, widths)).rstrip(), flush=True)
 
 
 def markdown(results, run, arguments):
@@ -587,17 +618,18 @@ def markdown(results, run, arguments):
                             check=False).stdout.strip() or "unknown"
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     shown = " ".join(a for a in arguments if not a.startswith("--target-dir"))
-    text = [f"`scripts/bench.sh {shown}`, {date}, commit {commit}.", "", f"{machine()}. Rings on {run.options.place}.",
+    text = [f"`scripts/bench.sh {shown}`, {date}, commit {commit}.", "", f"{machine()}; load average at the start {run.options.busy:.1f}. Rings on "
+             f"{run.options.place}.",
             ""]
     missed = [line for lines in results.values() for line in lines if (found := line.target()) and not found[2]]
     text += [f"Missed targets: {', '.join(sorted({line.bench for line in missed})) or 'none'}.", ""]
     for title, lines in results.items():
         if not lines:
             continue
-        columns = COLUMNS if any(line.cells()[-1] for line in lines) else COLUMNS[:-1]
+        columns, rows = rows_of(lines)
         text += [f"### {title}", "", "| " + " | ".join(columns) + " |",
-                 "|" + "|".join("---:" if i in (1, 3, 4) else "---" for i in range(len(columns))) + "|"]
-        text += ["| " + " | ".join(line.cells()[:len(columns)]) + " |" for line in lines]
+                 "|" + "|".join("---:" if is_number(name) else "---" for name in columns) + "|"]
+        text += ["| " + " | ".join(row) + " |" for row in rows]
         text.append("")
     text += [f"skipped: {what}: {why}\n" for what, why in run.skipped.items()]
     return "\n".join(text).rstrip() + "\n"
@@ -658,6 +690,7 @@ def main(arguments):
     if options.check:
         print("ok")
         return 0
+    options.busy = os.getloadavg()[0]
     # So that what stands below is undone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as undo:
@@ -665,7 +698,8 @@ def main(arguments):
         run = Run(options, scratch, undo)
         run.workload.build()
         if not (options.json or options.markdown or options.update):
-            print(f"{machine()}\nrings on {options.place}; medians, with minima in brackets")
+            print(f"{machine()}; load average {options.busy:.1f}\nrings on {options.place}; medians, with minima in "
+                  "brackets; ours is what tracing adds")
         results = measure(run)
         asked = [a for a in arguments[2:] if arguments[0] == "--target-dir"] or arguments
         if options.markdown:

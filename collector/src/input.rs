@@ -268,14 +268,23 @@ mod tests {
     use crate::trace::TraceWriter;
     use proptest::prelude::*;
     use traceshim_ring::layout::{MAGIC, Table, VERSION, header};
+    use traceshim_ring::read::process_info;
 
     /// A header that is believed, with whatever else.
     fn header_of(mut words: Vec<u64>) -> Vec<u64> {
         words.resize(CHUNK_WORDS, 0);
         words[header::MAGIC] = MAGIC;
         words[header::VERSION] = u64::from(VERSION) | (CHUNK_BYTES as u64) << 32;
-        words[header::CHUNKS] |= 8;
+        // As many chunks as the largest ring has, and no more.
+        words[header::CHUNKS] = words[header::CHUNKS] % (RING_MAX_BYTES / CHUNK_BYTES as u64) | 8;
         words
+    }
+
+    #[test]
+    fn a_ring_that_claims_more_than_there_can_be_is_refused() {
+        let mut words = header_of(Vec::new());
+        words[header::CHUNKS] = u64::from(u32::MAX);
+        assert!(process_info(&words).is_err());
     }
 
     /// Words that are often small, often references, and sometimes anything.

@@ -77,8 +77,12 @@ fn place(recording: &mut Recording<'_>, context: &Context, name: u64) -> u64 {
     let caller = context.caller();
     recording.repair(caller.sp);
     let stack = recording.stack(&caller, None, false);
-    // SAFETY: the program passes a string.
-    let name = recording.tracer.ring.string(unsafe { bytes(name) });
+    // Without a name: the collector knows which region is the innermost.
+    let name = match name {
+        0 => 0,
+        // SAFETY: the program passes a string.
+        name => recording.tracer.ring.string(unsafe { bytes(name) }),
+    };
     // The event's own time, and not that of taking its stack.
     recording.ticks = recording.tracer.clock.now();
     pair(stack.0, name)

@@ -3,6 +3,7 @@
 use std::iter::Peekable;
 use std::slice;
 
+use traceshim_ring::layout::Ref;
 use traceshim_ring::record::{Head, Record, records};
 
 use super::callbacks::Callbacks;
@@ -24,7 +25,13 @@ pub(crate) struct Cursor<'p> {
     cell: Cell,
     last_nth: Option<u32>,
     callbacks: Callbacks,
+    /// The names of the regions that are open, outermost first.
+    regions: Vec<Ref>,
 }
+
+/// Regions that are told apart; a program that only ever begins them doesn't
+/// fill the memory.
+const REGIONS_MAX: usize = 4096;
 
 impl<'p> Cursor<'p> {
     /// The events of the thread at place `thread` in [`Process::threads`].
@@ -40,6 +47,7 @@ impl<'p> Cursor<'p> {
             cell: Cell::default(),
             last_nth: None,
             callbacks: Callbacks::default(),
+            regions: Vec::new(),
         }
     }
 
@@ -153,8 +161,15 @@ impl Cursor<'_> {
                 unfinished = more;
                 (delta, Body::Log { stack, category, text: text.to_vec().into_boxed_slice() })
             }
-            Record::RegionBegin { delta, stack, name } => (delta, Body::RegionBegin { stack, name }),
-            Record::RegionEnd { delta, stack, name } => (delta, Body::RegionEnd { stack, name }),
+            Record::RegionBegin { delta, stack, name } => {
+                if self.regions.len() < REGIONS_MAX {
+                    self.regions.push(name);
+                }
+                (delta, Body::RegionBegin { stack, name })
+            }
+            Record::RegionEnd { delta, stack, name } => {
+                (delta, Body::RegionEnd { stack, name: self.end_region(name) })
+            }
             Record::TaskBegin { delta, stack, name, id, parent } => {
                 (delta, Body::TaskBegin { stack, name, id, parent })
             }
@@ -167,6 +182,18 @@ impl Cursor<'_> {
         };
         self.ticks = self.ticks.saturating_add(delta.into());
         if unfinished { Step::Unfinished(body) } else { Step::Event(body) }
+    }
+
+    /// Closes the innermost region of this name, or the innermost of all where
+    /// the program named none; its name.
+    fn end_region(&mut self, name: Ref) -> Ref {
+        if name == 0 {
+            return self.regions.pop().unwrap_or(0);
+        }
+        if let Some(at) = self.regions.iter().rposition(|&open| open == name) {
+            self.regions.truncate(at);
+        }
+        name
     }
 
     #[inline]
