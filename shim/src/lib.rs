@@ -1,13 +1,13 @@
 //! `libtraceshim.so`: records where C code and a host program meet.
 //!
-//! The path of an event: an entry in assembly ([`arch`]: a hook's, an
+//! The path of an event: an entry in assembly (`arch`: a hook's, an
 //! annotation's or a trampoline's) saves the registers and passes the gate,
 //! which refuses a thread that is inside already. The handler behind it
-//! ([`hooks`], [`callbacks`], [`annotate`]) gets a `Recording`, takes the
-//! stack ([`stack`], over what [`modules`] knows is loaded) and publishes a
-//! record in the ring that [`tracer`] has made. What a thread needs for that is
-//! in its [`state`], and for what is large in its [`block`]. A callback
-//! of which nothing is new takes a shortcut ([`fast`]).
+//! (`hooks`, `callbacks`, `annotate`) gets a `Recording`, takes the
+//! stack (`stack`, over what `modules` knows is loaded) and publishes a
+//! record in the ring that `tracer` has made. What a thread needs for that is
+//! in its `state`, and for what is large in its `block`. A callback
+//! of which nothing is new takes a shortcut (`fast`).
 //!
 //! Nothing here may stop, slow or change the program that we are loaded into:
 //! see `docs/pitfalls.md`.
