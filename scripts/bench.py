@@ -25,7 +25,9 @@ from bench_peers import PEERS, Uftrace
 from bench_workload import Failure, Samples, Skip, Workload, call, cpu_ns, machine, run_timed, said
 
 DEPTHS = (8, 32, 128)
-SHAPES = {"7": {"frames": 7, "stacks": 1}, "33": {"frames": 33, "stacks": 1}, "mixed": {"frames": 33, "stacks": 64}}
+SHAPES = {"7": {"frames": 7}, "33": {"frames": 33}, "mixed": {"frames": 33, "stacks": 64},
+          "mixed-alike": {"frames": 33, "stacks": 64, "alike": 1}}
+RING_SHAPES = ("7", "33", "mixed")
 THREADS = 100
 
 # What we hold ourselves to: an upper limit of ours, or of the ratio; for `throughput` a lower one.
@@ -42,6 +44,7 @@ TARGETS = {
     ("callback/7", "bare call"): ("ours", 60),
     ("callback/33", "bare call"): ("ours", 80),
     ("callback/mixed", "bare call"): ("ours", 200),
+    ("callback/mixed-alike", "bare call"): ("ours", 200),
     ("thread/create-join", "bare create+join"): ("ours", 1000),
     ("threads/2", "1 thread"): ("throughput", 0.9),
     ("drain/decode", "target"): ("ours", 100),
@@ -208,6 +211,11 @@ class Run:
             raise Skip(f"the least stack has {self.around} frames here")
         return frames - self.around
 
+    def shape(self, name):
+        """The workload's numbers for one of the shapes."""
+        numbers = dict(SHAPES[name])
+        return {"depth": self.depth(numbers.pop("frames")), **numbers}
+
     def stacks_of(self, env=None, **numbers):
         """The callbacks that a short run records."""
         work = self.workload
@@ -272,8 +280,7 @@ def floors(run):
 def callback(run):
     """A callback's enter and exit, beyond the bare call."""
     work = run.workload
-    shapes = {name: {"depth": run.depth(shape["frames"]), "stacks": shape["stacks"]}
-              for name, shape in SHAPES.items()
+    shapes = {name: run.shape(name) for name in SHAPES
               if run.wants(f"callback/{name}") or
               name == "7" and (run.wants("callback/nostack") or run.wants("callback/fresh-ring"))}
     for name, shape in shapes.items():
@@ -306,7 +313,8 @@ def callback(run):
                 peer.forget()
     run.progress("")
     for bench, name, ours in (("nostack", "7", "nostack"), ("7", "7", "ours"), ("33", "33", "ours"),
-                              ("mixed", "mixed", "ours"), ("fresh-ring", "7", "fresh-ring")):
+                              ("mixed", "mixed", "ours"),
+                              ("mixed-alike", "mixed-alike", "ours"), ("fresh-ring", "7", "fresh-ring")):
         if name not in shapes:
             continue
         bare = (name, "bare")
@@ -332,10 +340,9 @@ def instructions(run):
         if not run.wants(f"instructions/{name}"):
             continue
         run.progress(f"instructions/{name}")
-        shape = SHAPES[shape_name]
-        numbers = {"depth": run.depth(shape["frames"]), "stacks": shape["stacks"], "warm": 2000}
+        numbers = {**run.shape(shape_name), "warm": 2000}
         counters = [("single steps", 8, 24)] if run.quick else [("single steps", 16, 80), ("callgrind", 1000, 3000)]
-        if name == "mixed":
+        if name.startswith("mixed"):
             # Random stacks want more events than can be stepped through.
             counters = [("callgrind", 1000, 3000)]
         for counter, few, many in counters:
@@ -473,10 +480,10 @@ def ring_bytes(run):
     work = run.workload
     peer = run.peer(Uftrace)
     few, many = 200000, 600000
-    for name, shape in SHAPES.items():
+    for name in RING_SHAPES:
         if not run.wants(f"bytes/{name}"):
             continue
-        numbers = {"depth": run.depth(shape["frames"]), "stacks": shape["stacks"], "batches": 1}
+        numbers = {**run.shape(name), "batches": 1}
         env = dict(work.shimmed(), TRACESHIM_OVERFLOW="drop", TRACESHIM_RING_BYTES="128M")
         sizes, theirs = [], []
         for events in (few, many):
@@ -557,19 +564,18 @@ def memory(run):
         yield Line(f"memory/{case}", ours, "bare thread", a_thread[0], unit="bytes", more=more)
 
 
-SHAPE_NAMES = tuple(SHAPES)
 GROUPS = {
     "The clocks of this machine": (floors, ["floor/clock_gettime"]),
     "A capture": (capture, [f"capture/{kind}/{depth}" for kind in ("hot", "mixed", "leaf", "miss", "cold")
                             for depth in DEPTHS]),
     "A callback, enter and exit, beyond the bare call": (
-        callback, ["callback/nostack", *(f"callback/{name}" for name in SHAPE_NAMES), "callback/fresh-ring"]),
+        callback, ["callback/nostack", *(f"callback/{name}" for name in SHAPES), "callback/fresh-ring"]),
     "Instructions of a callback": (
-        instructions, ["instructions/nostack", *(f"instructions/{name}" for name in SHAPE_NAMES)]),
+        instructions, ["instructions/nostack", *(f"instructions/{name}" for name in SHAPES)]),
     "A thread's creation and join, beyond the bare one": (thread, ["thread/create-join"]),
     "Two threads at once": (threads, ["threads/2"]),
     "Reading a ring": (drain, ["drain/decode", "drain/dump"]),
-    "Bytes in the ring for a callback": (ring_bytes, [f"bytes/{name}" for name in SHAPE_NAMES]),
+    "Bytes in the ring for a callback": (ring_bytes, [f"bytes/{name}" for name in RING_SHAPES]),
     "Loading": (load, ["load/50-modules"]),
     "Bytes of the app's stack": (
         stack, [f"stack/{name}" for name in ("first", "new-path", "hot", "first-of-thread", "pthread_create")]),

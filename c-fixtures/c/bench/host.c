@@ -5,8 +5,8 @@
  *   bench MODE [NAME=NUMBER]...
  *
  * Events (MODE callback):
- *   warm + batches * events  callback_enter/exit   host_callback; stack host_callback, c_loop, depth times c_left or
- *                                                  c_right, c_batches, main, libc's start
+ *   warm + batches * events  callback_enter/exit   host_callback; stack host_callback, c_loop, depth times c_left,
+ *                                                  c_right or c_wide, c_batches, main, libc's start
  */
 #include "../fixture.h"
 #include "bench.h"
@@ -59,7 +59,7 @@ static _Noreturn void usage(const char *wrong)
     fprintf(stderr, "bench: %s\nusage: bench MODE [NAME=NUMBER]...\nmodes:\n", wrong);
     for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
         fprintf(stderr, "  %-9s %s\n", modes[i].name, modes[i].help);
-    fputs("names: events batches warm depth stacks threads cpu\n", stderr);
+    fputs("names: events batches warm depth stacks alike threads cpu\n", stderr);
     exit(2);
 }
 
@@ -71,7 +71,8 @@ int main(int argc, char **argv)
         long *to;
     } numbers[] = {
         {"events=", &job.events},   {"batches=", &job.batches}, {"warm=", &job.warm}, {"depth=", &job.depth},
-        {"stacks=", &job.stacks}, {"threads=", &job.threads}, {"cpu=", &job.cpu},
+        {"stacks=", &job.stacks},   {"alike=", &job.alike},     {"threads=", &job.threads},
+        {"cpu=", &job.cpu},
     };
     for (int i = 2; i < argc; i++) {
         long *to = NULL;

@@ -45,6 +45,8 @@ static uint64_t next_random(uint64_t *state)
 
 /* ---- Callbacks from a chosen stack. ---- */
 
+static REAL long c_left(long events, long depth, int64_t path);
+
 /* The loop's counter is in rbp, where compilers put such things in code without frame pointers: what is found there
  * differs in each event and is no address. */
 FRAME long c_loop(long events)
@@ -58,45 +60,55 @@ FRAME long c_loop(long events)
     return sum;
 }
 
-static REAL long c_right(long events, long depth, uint64_t path);
+static REAL long c_right(long events, long depth, int64_t path);
+static REAL long c_wide(long events, long depth, int64_t path);
 
-/* Each level goes left or right by a bit of the path, so two paths share frames up to their first difference. */
-static REAL long c_left(long events, long depth, uint64_t path)
+/* Each level goes left or right by a bit of the path, so two paths share frames up to their first difference. A right
+ * turn has a frame as large as a left one where the path is negative, as it then stays, else a larger one. */
+static inline __attribute__((always_inline)) long descend(long events, long depth, int64_t path)
 {
-    long sum;
     if (depth <= 1)
-        sum = c_loop(events);
-    else if (path & 1)
-        sum = c_right(events, depth - 1, path >> 1);
-    else
-        sum = c_left(events, depth - 1, path >> 1);
+        return c_loop(events);
+    if (!(path & 1))
+        return c_left(events, depth - 1, path >> 1);
+    if (path < 0)
+        return c_right(events, depth - 1, path >> 1);
+    return c_wide(events, depth - 1, path >> 1);
+}
+
+static REAL long c_left(long events, long depth, int64_t path)
+{
+    long sum = descend(events, depth, path);
     STAY();
     return sum + 1;
 }
 
-static REAL long c_right(long events, long depth, uint64_t path)
+static REAL long c_right(long events, long depth, int64_t path)
 {
-    long sum;
-    if (depth <= 1)
-        sum = c_loop(events);
-    else if (path & 1)
-        sum = c_right(events, depth - 1, path >> 1);
-    else
-        sum = c_left(events, depth - 1, path >> 1);
+    long sum = descend(events, depth, path);
     STAY();
     return sum + 2;
 }
 
-static void make_paths(uint64_t paths[MOST_STACKS])
+static REAL long c_wide(long events, long depth, int64_t path)
+{
+    volatile long local[12];
+    local[0] = events;
+    long sum = descend(events, depth, path);
+    STAY();
+    return sum + local[0];
+}
+
+static void make_paths(const struct job *job, int64_t paths[MOST_STACKS])
 {
     uint64_t random = 88172645463325252u;
     for (int i = 0; i < MOST_STACKS; i++)
-        paths[i] = next_random(&random);
+        paths[i] = job->alike ? (int64_t)(next_random(&random) | INT64_MIN) : (int64_t)(next_random(&random) >> 1);
 }
 
 /* So many callbacks, from one stack or each from one of several. */
 static inline __attribute__((always_inline)) long call_back(const struct job *job, long events,
-                                                            const uint64_t paths[MOST_STACKS], uint64_t *random)
+                                                            const int64_t paths[MOST_STACKS], uint64_t *random)
 {
     long sum = 0;
     if (events <= 0)
@@ -160,10 +172,11 @@ EXPORT void c_idle(const struct job *job)
 
 EXPORT void c_batches(const struct job *job)
 {
-    uint64_t paths[MOST_STACKS], random = 1;
+    int64_t paths[MOST_STACKS];
+    uint64_t random = 1;
     check(job);
     stay_on(job->cpu);
-    make_paths(paths);
+    make_paths(job, paths);
     struct times times = times_for(job);
     call_back(job, job->warm, paths, &random);
     for (long i = 0; i < job->batches; i++) {
@@ -179,9 +192,10 @@ EXPORT void c_batches(const struct job *job)
  * different length. */
 EXPORT void c_stops(const struct job *job)
 {
-    uint64_t paths[MOST_STACKS], random = 1;
+    int64_t paths[MOST_STACKS];
+    uint64_t random = 1;
     check(job);
-    make_paths(paths);
+    make_paths(job, paths);
     call_back(job, job->warm, paths, &random);
     raise(SIGSTOP);
     call_back(job, job->events, paths, &random);
@@ -252,7 +266,7 @@ struct caller {
     struct times alone, at_once;
 };
 
-static void timed_batch(const struct job *job, const uint64_t paths[MOST_STACKS], uint64_t *random,
+static void timed_batch(const struct job *job, const int64_t paths[MOST_STACKS], uint64_t *random,
                         struct times *times, long batch)
 {
     double wall = now_ns(CLOCK_MONOTONIC), cpu = now_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -266,9 +280,10 @@ FRAME void *c_caller(void *argument)
 {
     struct caller *caller = argument;
     const struct job *job = caller->job;
-    uint64_t paths[MOST_STACKS], random = (uint64_t)caller->number + 1;
+    int64_t paths[MOST_STACKS];
+    uint64_t random = (uint64_t)caller->number + 1;
     stay_on(job->cpu < 0 ? -1 : job->cpu + caller->number);
-    make_paths(paths);
+    make_paths(job, paths);
     call_back(job, job->warm, paths, &random);
     for (long i = 0; i < job->batches; i++) {
         pthread_barrier_wait(caller->together);
@@ -377,8 +392,9 @@ struct resident {
 FRAME void *c_resident(void *argument)
 {
     struct resident *resident = argument;
-    uint64_t paths[MOST_STACKS], random = 1;
-    make_paths(paths);
+    int64_t paths[MOST_STACKS];
+    uint64_t random = 1;
+    make_paths(resident->job, paths);
     call_back(resident->job, resident->job->warm, paths, &random);
     pthread_barrier_wait(resident->all_alive);
     pthread_barrier_wait(resident->measured);
