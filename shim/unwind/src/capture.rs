@@ -212,17 +212,14 @@ impl Capturer {
         slot.and_then(|slot| mem.read(slot)).unwrap_or(0)
     }
 
-    /// Whether the innermost frame's own row is that of a kept frame pointer.
+    /// Whether the innermost frame's own row is that of a frame pointer, in a
+    /// function that keeps it throughout.
     fn starts_on_frame_pointer<M: StackMemory>(&mut self, set: &ModuleSet, mem: &M, m: &Machine) -> bool {
-        let address = m.lookup_address();
-        if !set.keeps_frame_pointers(address) {
-            return false;
-        }
-        let rule = match self.learned.rules.get(address) {
+        let rule = match self.learned.rules.get(m.lookup_address()) {
             Some(rule) => Ok(rule),
             None => self.learned.first_visit(set, m, mem),
         };
-        rule.is_ok_and(Rule::is_frame_pointer)
+        rule.is_ok_and(Rule::is_kept)
     }
 
     /// The walk that a function with its CFA on rbx or r12 to r15 needs (such

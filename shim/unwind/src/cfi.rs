@@ -7,8 +7,8 @@ use crate::memory::StackMemory;
 use crate::module::{Bytes, Module};
 use crate::rule::return_address;
 use gimli::{
-    CfaRule, EhFrame, Encoding, Error, Register, RegisterRule, UnwindContext, UnwindContextStorage,
-    UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
+    BaseAddresses, CfaRule, EhFrame, Encoding, Error, FrameDescriptionEntry, Register, RegisterRule,
+    UnwindContext, UnwindContextStorage, UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
 };
 use std::mem::MaybeUninit;
 use traceshim_ring::stack::StackStatus;
@@ -23,6 +23,9 @@ impl UnwindContextStorage<usize> for Storage {
     type Stack = [UnwindTableRow<usize, Self>; 5];
 }
 
+/// Rows of one function that are looked through.
+const MAX_ROWS: usize = 256;
+
 pub(crate) type Row = UnwindTableRow<usize, Storage>;
 
 /// gimli's working memory. Valid when zeroed, and made at its first use.
@@ -32,6 +35,10 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    pub(crate) const fn new() -> Self {
+        Context { ready: false, context: MaybeUninit::uninit() }
+    }
+
     pub(crate) fn get(&mut self) -> &mut UnwindContext<usize, Storage> {
         if !self.ready {
             self.make();
@@ -57,6 +64,31 @@ pub(crate) struct Found<'a> {
     eh_frame: EhFrame<Bytes<'a>>,
 }
 
+/// The description of the function around the stated address.
+fn function<'a>(
+    module: &'a Module,
+    bases: &BaseAddresses,
+    eh_frame: &EhFrame<Bytes<'a>>,
+    svma: u64,
+) -> Result<FrameDescriptionEntry<Bytes<'a>>, StackStatus> {
+    let hdr = module.eh_frame_hdr().ok_or(StackStatus::NoUnwindInfo)?;
+    let table = hdr.table().ok_or(StackStatus::NoUnwindInfo)?;
+    // Not gimli's `fde_for_address`, whose arithmetic trusts the table.
+    let pointer = table.lookup(svma, bases).and_then(|p| p.direct()).map_err(status)?;
+    let offset = pointer
+        .checked_sub(module.desc.eh_frame_svma)
+        .and_then(|offset| usize::try_from(offset).ok())
+        .ok_or(StackStatus::BadUnwindInfo)?;
+    let fde = eh_frame.fde_from_offset(bases, offset.into(), EhFrame::cie_from_offset).map_err(status)?;
+    if !fde.contains(svma) {
+        return Err(StackStatus::NoUnwindInfo);
+    }
+    if fde.cie().return_address_register() != X86_64::RA {
+        return Err(StackStatus::UnsupportedRule);
+    }
+    Ok(fde)
+}
+
 /// The row for the address `avma` of `module`. An error is the status of a walk
 /// that can't go on there.
 pub(crate) fn find<'a>(
@@ -64,28 +96,39 @@ pub(crate) fn find<'a>(
     module: &'a Module,
     avma: u64,
 ) -> Result<Found<'a>, StackStatus> {
-    let hdr = module.eh_frame_hdr().ok_or(StackStatus::NoUnwindInfo)?;
-    let table = hdr.table().ok_or(StackStatus::NoUnwindInfo)?;
-    let bases = module.bases();
-    let eh_frame = module.eh_frame();
+    let (bases, eh_frame) = (module.bases(), module.eh_frame());
     let svma = avma.wrapping_sub(module.desc.bias);
-    // Not gimli's `fde_for_address`, whose arithmetic trusts the table.
-    let pointer = table.lookup(svma, &bases).and_then(|p| p.direct()).map_err(status)?;
-    let offset = pointer
-        .checked_sub(module.desc.eh_frame_svma)
-        .and_then(|offset| usize::try_from(offset).ok())
-        .ok_or(StackStatus::BadUnwindInfo)?;
-    let fde = eh_frame.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).map_err(status)?;
-    if !fde.contains(svma) {
-        return Err(StackStatus::NoUnwindInfo);
-    }
-    if fde.cie().return_address_register() != X86_64::RA {
-        return Err(StackStatus::UnsupportedRule);
-    }
+    let fde = function(module, &bases, &eh_frame, svma)?;
     let signal = fde.is_signal_trampoline();
     let encoding = fde.cie().encoding();
     let row = fde.unwind_info_for_address(&eh_frame, &bases, context.get(), svma).map_err(status)?;
     Ok(Found { row, signal, encoding, eh_frame })
+}
+
+/// Whether `test` holds for every row of the function around `avma`. Not for
+/// those of a signal trampoline, or where there are none.
+pub(crate) fn each_row(
+    context: &mut Context,
+    module: &Module,
+    avma: u64,
+    mut test: impl FnMut(&Row) -> bool,
+) -> bool {
+    let (bases, eh_frame) = (module.bases(), module.eh_frame());
+    let svma = avma.wrapping_sub(module.desc.bias);
+    let Ok(fde) = function(module, &bases, &eh_frame, svma) else { return false };
+    if fde.is_signal_trampoline() {
+        return false;
+    }
+    let Ok(mut rows) = fde.rows(&eh_frame, &bases, context.get()) else { return false };
+    // A function of more rows is no ordinary one, and would take long.
+    for _ in 0..MAX_ROWS {
+        match rows.next_row() {
+            Ok(Some(row)) if test(row) => {}
+            Ok(None) => return true,
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn status(error: Error) -> StackStatus {

@@ -5,7 +5,7 @@
 //! once, with this crate's own optimisation.
 
 use crate::cfi;
-use crate::frame_pointers::FramePointers;
+use crate::frame_pointers::{self, FramePointers};
 use crate::machine::{BP, Machine};
 use crate::memory::StackMemory;
 use crate::module::ModuleSet;
@@ -59,6 +59,9 @@ impl Learned {
             }
             Err(status) => Rule::stop(status),
         };
+        let look = module.desc().frame_pointers != FramePointers::Ignore && rule.is_frame_pointer();
+        let kept = look && frame_pointers::keeps(&mut self.context, module, address);
+        let rule = if kept { rule.kept() } else { rule };
         rule.hidden(module.desc().hidden)
     }
 

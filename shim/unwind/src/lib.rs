@@ -12,8 +12,9 @@
 //!    information by gimli (`cfi`), framehop takes the step (`stepper`), and where
 //!    both agree the step is kept as eight bytes (`rule`, `rules`). What framehop
 //!    can't do (signal frames, expressions, other registers) is evaluated here (`expr`).
-//! 4. An address that was met before follows its rule (`walk`), or the chain of
-//!    frame pointers where all the code is known to keep it (`frame_pointers`).
+//! 4. An address that was met before follows its rule (`walk`, `hot`). Where a
+//!    start's function keeps a frame pointer throughout (`frame_pointers`) and
+//!    the policy allows it, that is what the walk is called after.
 //!    Where it meets the last stack (`splice`), it takes over what is unchanged.
 //! 5. [`Outcome`] says how long the stack is and why it ends there.
 //! 6. What the walk depended on (`trace`) is kept under a number of the caller's

@@ -1,6 +1,7 @@
 //! What is loaded: modules and where their unwind information is.
 
-use crate::frame_pointers::{FramePointers, KeptRanges};
+use crate::cfi::Context;
+use crate::frame_pointers::{self, FramePointers};
 use crate::stepper::Stepper;
 use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, ParsedEhFrameHdr};
 use std::ops::Deref;
@@ -65,7 +66,6 @@ pub struct Module {
     pub(crate) desc: ModuleDesc,
     /// The first generation that has this load; rules learned since then hold.
     pub(crate) since: u64,
-    pub(crate) kept: Arc<KeptRanges>,
 }
 
 impl Module {
@@ -119,9 +119,8 @@ impl ModuleSet {
         Self::replacing(modules, generation, None)
     }
 
-    /// The same, taking over what `previous` found out about modules that are
-    /// still there (the same `load_id`): rules that threads learned for them
-    /// stay, and their call frame information isn't scanned again.
+    /// The same, where `previous` was there before: rules that threads learned
+    /// for modules that are still there (the same `load_id`) stay.
     pub fn replacing(mut modules: Vec<ModuleDesc>, generation: u64, previous: Option<&ModuleSet>) -> Self {
         modules.retain(|m| m.avma_start < m.avma_end);
         modules.sort_by_key(|m| m.avma_start);
@@ -137,14 +136,7 @@ impl ModuleSet {
             .map(|desc| {
                 let old =
                     previous.and_then(|p| p.find(desc.avma_start)).filter(|old| same_load(&old.desc, &desc));
-                Module {
-                    since: old.map_or(generation, |old| old.since),
-                    kept: match old {
-                        Some(old) if old.desc.frame_pointers == desc.frame_pointers => Arc::clone(&old.kept),
-                        _ => Arc::new(KeptRanges::of(&desc)),
-                    },
-                    desc,
-                }
+                Module { since: old.map_or(generation, |old| old.since), desc }
             })
             .collect();
         ModuleSet { modules, hidden, generation, stepper }
@@ -169,10 +161,14 @@ impl ModuleSet {
         (avma < module.desc.avma_end).then_some(module)
     }
 
-    /// Whether the code around `avma` is known to keep frame pointers: a walk
-    /// that starts there may well go by them.
+    /// Whether the function around `avma` is known to keep frame pointers, so
+    /// that a capture under `Policy::Auto` that starts there may follow them.
+    /// Allocates; for tools, not for the hot path.
     pub fn keeps_frame_pointers(&self, avma: u64) -> bool {
-        self.find(avma).is_some_and(|m| m.kept.contains(avma.wrapping_sub(m.desc.bias)))
+        self.find(avma).is_some_and(|module| {
+            module.desc.frame_pointers != FramePointers::Ignore
+                && frame_pointers::keeps(&mut Box::new(Context::new()), module, avma)
+        })
     }
 
     /// Whether a frame at `avma` is the tracer's own.

@@ -5,6 +5,7 @@
 //!       3      CFA: counted from rbp, not from rsp
 //!       4      the frame isn't reported
 //!       5      plain: CFA, and the frame is reported
+//!       6      CFA: the function keeps a frame pointer throughout
 //!       8..20  CFA: rbp's slot - CFA, in words, signed; -1: rbp is unchanged
 //!              STOP: the status
 //!      32..64  CFA: CFA - register, in bytes, signed
@@ -43,6 +44,7 @@ const FRAME_POINTER_ONLY: u64 = 4;
 const FROM_BP: u64 = 1 << 3;
 const HIDDEN: u64 = 1 << 4;
 const PLAIN: u64 = 1 << 5;
+const KEPT: u64 = 1 << 6;
 const BP_SLOT: u64 = 0xfff << 8;
 /// Where the return address is, so that no rbp is there; and it can be read.
 const BP_SAME: i64 = -1;
@@ -76,6 +78,17 @@ impl Rule {
     #[inline(always)]
     pub(crate) fn is_hidden(self) -> bool {
         self.0 & HIDDEN != 0
+    }
+
+    /// The same, in a function that keeps a frame pointer throughout.
+    pub(crate) const fn kept(self) -> Rule {
+        Rule(self.0 | KEPT)
+    }
+
+    /// Whether a walk from here may be called one by frame pointers.
+    #[inline(always)]
+    pub(crate) fn is_kept(self) -> bool {
+        self.0 & KEPT != 0
     }
 
     /// A `Cfa` rule whose frame is reported.
