@@ -3,13 +3,14 @@
 //! bounds are known.
 //!
 //! From one return address to the next it waits for a load, the rule's
-//! address, the rule, and an addition. Everything else goes on beside that, so
-//! choices are made without branches that the processor would have to guess.
+//! address, the rule, and an addition; in code that keeps frame pointers, for a
+//! load alone. Everything else goes on beside that.
 
 use crate::memory::StackBounds;
 use crate::rule::ADDRESSES;
 use crate::rules::Rules;
 use crate::trace::Step;
+use std::arch::asm;
 use std::hint::select_unpredictable;
 
 /// A frame, at a return address.
@@ -39,8 +40,18 @@ pub(crate) fn walk(
     let mut walked = 0usize;
     for (slot, step) in out.iter_mut().zip(steps) {
         let Some(rule) = rules.get(ip.wrapping_sub(1)).filter(|rule| rule.is_plain()) else { break };
-        let cfa = rule.cfa(sp, bp);
-        let bp_slot = rule.bp_slot(cfa);
+        let (cfa, bp_slot, keeps_bp) = if rule.is_frame_pointer() {
+            // A branch of its own: where it is guessed right, the next step
+            // waits for the chain of frame pointers and not for the rule.
+            let mut slot = bp;
+            // SAFETY: no instruction, only something that the compiler won't
+            // do on both branches.
+            unsafe { asm!("/* {} */", inout(reg) slot, options(nomem, nostack, preserves_flags)) };
+            (slot.wrapping_add(16), slot, false)
+        } else {
+            let cfa = rule.cfa(sp, bp);
+            (cfa, rule.bp_slot(cfa), rule.keeps_bp())
+        };
         let size = cfa.wrapping_sub(sp);
         let outside = size.wrapping_sub(1) >= hi.wrapping_sub(sp);
         if outside | (bp_slot.wrapping_sub(sp) >= size) | (cfa & 7 != 0) {
@@ -56,7 +67,7 @@ pub(crate) fn walk(
             break;
         }
         *slot = ip;
-        bp = select_unpredictable(rule.keeps_bp(), bp, saved);
+        bp = select_unpredictable(keeps_bp, bp, saved);
         (ip, sp) = (caller, cfa);
         *step = Step { rule, cfa, ip, bp };
         walked = walked.wrapping_add(1);

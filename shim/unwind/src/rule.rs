@@ -148,6 +148,7 @@ impl Rule {
 
     /// Whether the frame is kept by the frame pointer as compilers do it: the
     /// CFA two words above rbp, where the caller's rbp is.
+    #[inline(always)]
     pub(crate) fn is_frame_pointer(self) -> bool {
         const FIELDS: u64 = 7 | FROM_BP | BP_SLOT | 0xffff_ffff << 32;
         self.0 & FIELDS == CFA | FROM_BP | 0xffe << 8 | 16 << 32
