@@ -8,7 +8,7 @@ use crate::modules::{self, Kind, Loaded, Registry};
 use crate::recording::{Recording, inside};
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
-use crate::{say, slots};
+use crate::{real, registration, say, slots};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -62,7 +62,7 @@ pub(crate) fn entry(hook: u16) -> Option<u64> {
 pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u64> {
     let mut hooks = HOOKS.lock();
     if let Some(&n) = hooks.by_address.get(&target)
-        && hooks.all.get(usize::from(n)).is_some_and(|hook| hook.name == name)
+        && (name.is_empty() || hooks.all.get(usize::from(n)).is_some_and(|hook| hook.name == name))
     {
         return arch::stub(n);
     }
@@ -90,6 +90,10 @@ pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u6
 /// function to be traced. `found`: what the lookup finds; 0: the default scope
 /// was asked, in which the host's comes first or it isn't the answer.
 pub(crate) fn trampoline_for_lookup(tracer: &Tracer, name: &CStr, found: u64) -> Option<u64> {
+    if let Some(argument) = registration::argument_of(tracer, name) {
+        let target = if found == 0 { real::dlsym(libc::RTLD_DEFAULT, name) } else { found };
+        return if target == 0 { None } else { registration::registrar(target, argument) };
+    }
     if !wanted(tracer, name) {
         return None;
     }
@@ -156,15 +160,37 @@ pub(crate) fn describe_all(tracer: &Tracer) {
     }
 }
 
-/// Puts trampolines into the slots of modules that were not looked at yet.
+/// What is to stand in a slot.
+enum Plan {
+    /// A trampoline before a host function.
+    Trace(u64),
+    /// A registrar before a function that takes a callback as this argument.
+    Register(u64, u8),
+}
+
+/// Puts trampolines into the slots of modules that were not looked at yet, and
+/// registrars into those of functions that take callbacks.
 fn hook_new(tracer: &Tracer, registry: &mut Registry) {
     let mut plan = Vec::new();
     for (i, module) in registry.modules.iter().enumerate() {
-        if module.hooked || !matches!(module.kind, Kind::CSide | Kind::Forwarder) {
+        if module.hooked || module.kind == Kind::Untouchable {
             continue;
         }
         let Some(dynamic) = &module.dynamic else { continue };
         for import in dynamic.imports() {
+            if let Some(argument) = registration::argument_of(tracer, import.name) {
+                // SAFETY: the loader filled the slot, and the module is loaded.
+                let holds = unsafe { slots::read(import.slot) };
+                let unbound = (module.start..module.end).contains(&holds);
+                let target = if unbound { real::dlsym(libc::RTLD_DEFAULT, import.name) } else { holds };
+                if target != 0 {
+                    plan.push((i, import, Plan::Register(target, argument)));
+                }
+                continue;
+            }
+            if module.kind == Kind::Host {
+                continue;
+            }
             if !wanted(tracer, import.name) {
                 continue;
             }
@@ -174,16 +200,20 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
             // A slot that is not bound yet still points into its own module.
             let unbound = import.kind == R_JUMP_SLOT && (module.start..module.end).contains(&holds);
             if holds == target || unbound {
-                plan.push((i, import, target));
+                plan.push((i, import, Plan::Trace(target)));
             }
         }
     }
     for module in &mut registry.modules {
         module.hooked = true;
     }
-    for (i, import, target) in plan {
+    for (i, import, what) in plan {
         let Some(module) = registry.modules.get(i) else { continue };
-        let Some(stub) = trampoline(tracer, target, import.name.to_bytes()) else { return };
+        let stub = match what {
+            Plan::Trace(target) => trampoline(tracer, target, import.name.to_bytes()),
+            Plan::Register(target, argument) => registration::registrar(target, argument),
+        };
+        let Some(stub) = stub else { continue };
         let read_only = (module.relro.0..module.relro.1).contains(&import.slot);
         // SAFETY: a slot of a loaded module, which gets a function's address
         // that does what the one before it did.

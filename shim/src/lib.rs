@@ -29,6 +29,7 @@ mod hooks;
 mod modules;
 mod real;
 mod recording;
+mod registration;
 mod say;
 mod slots;
 mod stack;

@@ -9,6 +9,7 @@
 use crate::elf::Dynamic;
 use findshlibs::{Segment as _, SharedLibrary as _, SharedLibraryId, TargetSharedLibrary};
 use parking_lot::{Mutex, MutexGuard};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -26,6 +27,8 @@ pub(crate) struct Loaded {
     pub(crate) path: Vec<u8>,
     pub(crate) build_id: Vec<u8>,
     pub(crate) dynamic: Option<Dynamic>,
+    /// Where its code is.
+    pub(crate) code: Vec<Range<u64>>,
     /// Pages that the loader made read-only after relocation.
     pub(crate) relro: (u64, u64),
     pub(crate) kind: Kind,
@@ -236,6 +239,7 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
     let bias = library.virtual_memory_bias().0 as u64;
     let (mut start, mut end) = (u64::MAX, 0);
     let (mut loads, mut frames, mut dynamic_at, mut relro) = (Vec::new(), None, None, (0, 0));
+    let mut code = Vec::new();
     for segment in library.segments() {
         let svma = segment.stated_virtual_memory_address().0 as u64;
         let range = svma..svma.checked_add(segment.len() as u64)?;
@@ -243,6 +247,9 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
             "LOAD" => {
                 start = start.min(range.start);
                 end = end.max(range.end);
+                if segment.is_code() {
+                    code.push(range.start.wrapping_add(bias)..range.end.wrapping_add(bias));
+                }
                 loads.push(range);
             }
             "GNU_EH_FRAME" => frames = Some(range),
@@ -281,7 +288,20 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
         load_id: 0,
         frame_pointers: if kind == Kind::Host { FramePointers::Detect } else { FramePointers::Ignore },
     };
-    Some(Loaded { start, end, bias, path, build_id, dynamic, relro, kind, entry: 0, hooked: false, desc })
+    Some(Loaded {
+        start,
+        end,
+        bias,
+        path,
+        build_id,
+        dynamic,
+        code,
+        relro,
+        kind,
+        entry: 0,
+        hooked: false,
+        desc,
+    })
 }
 
 fn file_name(path: &[u8]) -> &[u8] {

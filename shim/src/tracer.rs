@@ -6,7 +6,7 @@ use crate::clock::{TickClock, nanoseconds};
 use crate::errno::KeepErrno;
 use crate::recording::inside;
 use crate::state::ThreadState;
-use crate::{arch, callbacks, environment, hooks, modules, real, say};
+use crate::{arch, callbacks, environment, hooks, modules, real, registration, say};
 use std::ffi::{CStr, CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -263,6 +263,10 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
     }
     // SAFETY: this is the child's only thread.
     unsafe { modules::unlock_after_fork() };
+    // SAFETY: as above.
+    unsafe { callbacks::unlock_after_fork() };
+    // SAFETY: as above.
+    unsafe { registration::unlock_after_fork() };
     crate::alloc::PAGES.unlock();
     modules::forget_readers();
     match make(parent.config) {

@@ -42,13 +42,18 @@ unsafe extern "C-unwind" fn before_dlsym(context: *mut Context, thread: *mut Thr
         return;
     }
     let asks = modules::kind_of(context.caller().ip.wrapping_sub(1));
-    if handle == libc::RTLD_NEXT as u64 || !matches!(asks, Kind::CSide | Kind::Forwarder) {
+    let registers = tracer::current().is_some_and(|t| crate::registration::argument_of(t, name).is_some());
+    if handle == libc::RTLD_NEXT as u64 || !(registers || matches!(asks, Kind::CSide | Kind::Forwarder)) {
         return;
     }
     // A search in a handle doesn't depend on who asks; the default one begins
     // with the executable, whoever asks.
     let by_handle = handle != libc::RTLD_DEFAULT as u64;
     let found = if by_handle { crate::real::dlsym(handle as *mut libc::c_void, name) } else { 0 };
+    if by_handle && found == 0 {
+        // Not there: the program gets to hear it from libc itself.
+        return;
+    }
     // SAFETY: called by the gate.
     unsafe {
         inside(thread, |recording| {

@@ -6,7 +6,7 @@ use crate::alloc::PAGES;
 use crate::arch::{Context, around_entry};
 use crate::recording::inside;
 use crate::state::ThreadState;
-use crate::{callbacks, modules, tracer};
+use crate::{callbacks, modules, registration, tracer};
 use std::ffi::CStr;
 use traceshim_ring::record::kind;
 
@@ -28,6 +28,7 @@ extern "C" fn at_exit() {
 /// Nothing of ours is locked by another thread while the process forks.
 unsafe extern "C" fn before_fork() {
     modules::lock_for_fork();
+    registration::lock_for_fork();
     callbacks::lock_for_fork();
     PAGES.lock();
 }
@@ -36,6 +37,8 @@ unsafe extern "C" fn after_fork() {
     PAGES.unlock();
     // SAFETY: `before_fork` locked it in this thread.
     unsafe { callbacks::unlock_after_fork() };
+    // SAFETY: as above.
+    unsafe { registration::unlock_after_fork() };
     // SAFETY: as above.
     unsafe { modules::unlock_after_fork() };
 }
