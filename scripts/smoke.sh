@@ -41,7 +41,9 @@ record() {
     trace=$(trace_of "$1" "$2" "$3")
     plain_status=0 status=0
     "$program" >"$scratch/plain.out" 2>"$scratch/plain.err" </dev/null || plain_status=$?
-    "$collector" record --unwinder "$3" -o "$trace" -- "$program" \
+    local options=(--unwinder "$3")
+    [[ $1 != register ]] || options+=(--callback-arg qsort:4 --callback-arg c_register:2)
+    "$collector" record "${options[@]}" -o "$trace" -- "$program" \
         >"$scratch/traced.out" 2>"$scratch/traced.err" </dev/null || status=$?
     report "$1 $2 $3: same output and exit status ($status) as without the shim" \
         same_run "$status" "$plain_status"
@@ -153,7 +155,7 @@ fails_open() {
 }
 
 all=(
-    founding nested storm parallel tables abi cxxhost unwind-ways annotate annotate-cxx forker loader early spin
+    founding nested storm parallel tables register abi cxxhost unwind-ways annotate annotate-cxx forker loader early spin
     killed fails_open
 )
 ((${#rest[@]} > 0)) || rest=("${all[@]}")
@@ -167,7 +169,7 @@ for fixture in "${rest[@]}"; do
         ;;
     # How a slot looks and is protected, and how arguments get past it, hangs
     # on every flag.
-    tables | abi) everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie ;;
+    tables | register | abi) everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie ;;
     killed | fails_open) "$fixture" ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;

@@ -238,6 +238,20 @@ def tables(check):
         )
 
 
+def register(check):
+    entered = collections.Counter(event.get("function") for event in check.of("callback_enter"))
+    check.expect("callbacks of qsort", entered["by_value"], holds=entered["by_value"] >= 2)
+    check.expect("callbacks of c_fire", entered["on_event"], wanted=2)
+    check.expect("no other callback", sorted(set(entered) - {"by_value", "on_event"}), wanted=[])
+    left = collections.Counter(event.get("function") for event in check.of("callback_exit", how="return"))
+    check.expect("every one returned", dict(left), wanted=dict(entered))
+    for event in check.of("callback_enter", function="on_event"):
+        check.stack("callback_enter on_event", event, "on_event", "c_fire", "main")
+    stack = [bare(frame.get("symbol")) for frame in check.of("callback_enter", function="by_value")[0]["stack"]]
+    check.expect("by_value comes from qsort", " < ".join(map(str, stack)),
+                 holds=stack[0] == "by_value" and "main" in stack and any("qsort" in str(name) for name in stack))
+
+
 def abi(check):
     # host_m256 and host_m256_none only where the processor has AVX.
     enters = collections.Counter(event["function"] for event in check.of("callback_enter"))
@@ -398,7 +412,8 @@ def spin(check):
 
 
 CHECKS = {
-    "founding": founding, "nested": nested, "storm": storm, "parallel": parallel, "tables": tables, "abi": abi,
+    "founding": founding, "nested": nested, "storm": storm, "parallel": parallel, "tables": tables,
+    "register": register, "abi": abi,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
     "forker": forker, "loader": loader, "early": early, "spin": spin,
 }

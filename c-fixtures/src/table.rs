@@ -85,6 +85,7 @@ pub const FIXTURES: &[Fixture] = &[
     plain("storm"),
     plain("parallel"),
     plain("tables"),
+    plain("register"),
     plain("abi"),
     Fixture { name: "cxxhost", library: &["-fexceptions"] },
     plain("unwind-ways"),

@@ -276,7 +276,7 @@ mod tests {
         words[header::MAGIC] = MAGIC;
         words[header::VERSION] = u64::from(VERSION) | (CHUNK_BYTES as u64) << 32;
         // As many chunks as the largest ring has, and no more.
-        words[header::CHUNKS] = words[header::CHUNKS] % (RING_MAX_BYTES / CHUNK_BYTES as u64) | 8;
+        words[header::CHUNKS] = (words[header::CHUNKS] % (RING_MAX_BYTES / CHUNK_BYTES as u64)) | 8;
         words
     }
 

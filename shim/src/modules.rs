@@ -9,6 +9,7 @@
 use crate::elf::Dynamic;
 use findshlibs::{Segment as _, SharedLibrary as _, SharedLibraryId, TargetSharedLibrary};
 use parking_lot::{Mutex, MutexGuard};
+use std::ffi::CStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::null_mut;
@@ -262,7 +263,7 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
     if start >= end {
         return None;
     }
-    let path = library.name().as_bytes().to_vec();
+    let path = absolute(library.name().as_bytes(), first);
     let build_id = match library.id() {
         Some(SharedLibraryId::GnuBuildId(id)) => id,
         _ => Vec::new(),
@@ -270,8 +271,8 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
     // SAFETY: the module is loaded; what is kept of it is dropped with it.
     let dynamic = dynamic_at.map(|at| unsafe { Dynamic::at(at, bias) });
     let ours = (start..end).contains(&(crate::tracer::initialise as *const () as u64));
-    let kind =
-        if ours || is_untouchable(&path) { Kind::Untouchable } else { kind(&path, dynamic, config, first) };
+    let untouchable = ours || !first && is_untouchable(&path);
+    let kind = if untouchable { Kind::Untouchable } else { kind(&path, dynamic, config, first) };
     // SAFETY: the segments are mapped for as long as the module is loaded, and
     // copied where it may go before the set that names it.
     let sections = frames.and_then(|range| unsafe { sections_of(bias, range, &loads, copy) });
@@ -302,6 +303,25 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
         hooked: false,
         desc,
     })
+}
+
+/// A path that still means the same when the program has changed its directory.
+fn absolute(path: &[u8], is_executable: bool) -> Vec<u8> {
+    // Without /proc the executable has no name here.
+    if path.is_empty() && is_executable {
+        // SAFETY: asks the kernel's table for the path that was executed.
+        let executed = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const libc::c_char;
+        if !executed.is_null() {
+            // SAFETY: a string on the initial stack, which stays.
+            return absolute(unsafe { CStr::from_ptr(executed) }.to_bytes(), false);
+        }
+    }
+    match std::env::current_dir() {
+        Ok(dir) if path.contains(&b'/') && !path.starts_with(b"/") => {
+            [dir.as_os_str().as_bytes(), b"/", path].concat()
+        }
+        _ => path.to_vec(),
+    }
 }
 
 fn file_name(path: &[u8]) -> &[u8] {

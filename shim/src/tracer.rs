@@ -245,8 +245,16 @@ fn make_alive_page() {
     ALIVE.store(alive, Ordering::Release);
 }
 
-/// In a forked child, at its first event: a tracer of its own, or none. Runs
-/// inside, in the child's only thread.
+/// From the next event on there is another ring.
+pub(crate) fn begin_anew() {
+    // SAFETY: the page is never unmapped.
+    if let Some(alive) = unsafe { ALIVE.load(Ordering::Acquire).as_ref() } {
+        alive.store(0, Ordering::Release);
+    }
+}
+
+/// In a forked child (or where an exec failed), at the first event: a tracer of
+/// its own, or none. Runs inside.
 #[cold]
 pub(crate) fn after_fork() -> Option<&'static Tracer> {
     let _errno = KeepErrno::new();
@@ -258,17 +266,19 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
     // SAFETY: tracers are never freed. The parent's ring is not mapped here;
     // only its configuration is looked at.
     let parent = unsafe { parent.as_ref() }?;
-    if !parent.config.follow {
-        return None;
+    if parent.pid != std::process::id() {
+        if !parent.config.follow {
+            return None;
+        }
+        // SAFETY: this is the child's only thread.
+        unsafe { modules::unlock_after_fork() };
+        // SAFETY: as above.
+        unsafe { callbacks::unlock_after_fork() };
+        // SAFETY: as above.
+        unsafe { registration::unlock_after_fork() };
+        crate::alloc::PAGES.unlock();
+        modules::forget_readers();
     }
-    // SAFETY: this is the child's only thread.
-    unsafe { modules::unlock_after_fork() };
-    // SAFETY: as above.
-    unsafe { callbacks::unlock_after_fork() };
-    // SAFETY: as above.
-    unsafe { registration::unlock_after_fork() };
-    crate::alloc::PAGES.unlock();
-    modules::forget_readers();
     match make(parent.config) {
         Ok(tracer) => {
             CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);

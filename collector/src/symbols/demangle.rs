@@ -10,7 +10,9 @@ const MANGLED_CAP_BYTES: usize = 4096;
 /// Bytes that aren't UTF-8 become `\xNN`.
 pub(crate) fn name(raw: &[u8], demangle: bool) -> String {
     let text = utf8(raw);
-    if !demangle || raw.len() > MANGLED_CAP_BYTES {
+    // Without its prefix a short C name can be that of a C++ operator: `pt`.
+    let is_mangled = text.trim_start_matches('_').len() < text.len() && text.contains(['Z', 'R', 'D']);
+    if !demangle || !is_mangled || raw.len() > MANGLED_CAP_BYTES {
         return text.into_owned();
     }
     addr2line::demangle_auto(text, None).into_owned()
@@ -42,6 +44,9 @@ mod tests {
         assert_eq!(name(b"_RNvC6_123foo3bar", true), "123foo::bar");
         assert_eq!(name(b"_ZN4core3ptr4drop17h0123456789abcdefE", true), "core::ptr::drop");
         assert_eq!(name(b"main.(*T).Run", true), "main.(*T).Run");
+        for c in ["pt", "dl", "nw", "ix", "cl", "aa", "_st", "__pt"] {
+            assert_eq!(name(c.as_bytes(), true), c);
+        }
         assert_eq!(name(b"__libc_start_main", true), "__libc_start_main");
         assert_eq!(name(b"a\xffb", true), "a\\xffb");
     }

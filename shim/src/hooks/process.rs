@@ -96,6 +96,12 @@ unsafe extern "C-unwind" fn before_exec(context: *mut Context, thread: *mut Thre
             recording.put(kind::EXEC, 0, &[u64::from(path)]);
         });
     }
+    // The image ends here, unless there is nothing to execute: then the next
+    // event begins a ring of its own.
+    if let Some(tracer) = tracer::current() {
+        tracer.finish();
+        tracer::begin_anew();
+    }
 }
 
 macro_rules! exit_entries {

@@ -1,0 +1,42 @@
+/* Function pointers handed over at run time: no slot names the callbacks, which are static functions of the host.
+ *
+ * Events with TRACESHIM_CALLBACK_ARGS=qsort:4,c_register:2 (none of these callbacks without it):
+ *   callback_enter/exit   by_value, called by libc's qsort; stack: itself, ... qsort_r, main, ...
+ *   callback_enter/exit   on_event, twice, depth 1, from c_fire; stack: itself, c_fire, main, ...
+ *
+ * The library compares two pointers that it was given: equal ones stay equal, null stays null, and a small number that
+ * stands for something else is not touched.
+ */
+#include "fixture.h"
+
+IMPORT void c_register(int place, int (*callback)(int));
+IMPORT int c_fire(int place, int argument);
+IMPORT int c_are_same(int a, int b);
+IMPORT long c_number(int place);
+
+static int compared;
+
+FRAME int by_value(const void *a, const void *b)
+{
+    compared++;
+    return *(const int *)a - *(const int *)b;
+}
+
+FRAME int on_event(int argument)
+{
+    return argument + 1;
+}
+
+int main(void)
+{
+    int values[] = {3, 1, 2};
+    qsort(values, 3, sizeof *values, by_value);
+    CHECK(values[0] == 1 && values[1] == 2 && values[2] == 3 && compared > 0);
+    c_register(0, on_event);
+    c_register(1, on_event);
+    c_register(2, NULL);
+    c_register(3, (int (*)(int))1);
+    printf("fired %d %d\n", c_fire(0, 10), c_fire(1, 20));
+    printf("same %d, null %ld, number %ld\n", c_are_same(0, 1), c_number(2), c_number(3));
+    return 0;
+}
