@@ -53,6 +53,10 @@ pub(crate) struct Block {
     pub(crate) shadow: [Shadow; SHADOW_LEN],
     /// The stack that is being taken.
     pub(crate) frames: [u64; FRAMES_LEN],
+    /// The nodes of the last stack that was walked, outermost first, and how
+    /// many there are.
+    pub(crate) nodes: [u32; FRAMES_LEN],
+    pub(crate) nodes_len: u32,
     /// A copy of a stack whose bounds are unknown.
     pub(crate) copy: [u64; COPY_WORDS],
     /// The unwinder's memory.

@@ -6,7 +6,9 @@ use crate::block::Block;
 use crate::modules;
 use crate::recording::Recording;
 use traceshim_ring::env::UnwinderChoice;
+use traceshim_ring::layout::Ref;
 use traceshim_ring::record::StackRef;
+use traceshim_ring::ring::Ring;
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};
 use traceshim_unwind::{Capturer, ModuleSet, Outcome, Policy, Regs, StackArray, StackBounds, StackMemory};
 
@@ -31,14 +33,17 @@ pub(crate) fn take(
     let own = (recording.thread.stack_lo, recording.thread.stack_hi);
     let none = StackRef::new(ring.stack_root(StackStatus::NoMemory), Unwinder::Table);
     let Some(block) = recording.block() else { return none };
-    let Block { frames, copy, capturer, .. } = block;
+    let Block { frames, nodes, nodes_len, copy, capturer, .. } = block;
     // A callback's entry is one of the frames.
     let Some(out) = frames.get_mut(..depth - usize::from(entry.is_some())) else { return none };
     let known = remembered(capturer, own, caller, policy, out.len());
     let stack = known.or_else(|| {
         let walk = |set: &ModuleSet| walk(set, capturer, copy, own, caller, policy, out);
         let outcome = modules::with_set(uid, walk)?;
-        let node = ring.stack(out.get(..outcome.len)?, outcome.status);
+        let taken = out.get(..outcome.len)?;
+        let unchanged = capturer.unchanged().min(*nodes_len as usize);
+        let node = intern(ring, taken, outcome.status, nodes, unchanged);
+        *nodes_len = taken.len() as u32;
         let stack = StackRef::new(node, outcome.unwinder);
         capturer.remember(stack.0);
         Some(stack)
@@ -51,6 +56,21 @@ pub(crate) fn take(
             StackRef::new(node.unwrap_or(ring.stack_root(StackStatus::TableFull)), stack.unwinder())
         }
     }
+}
+
+/// Interns a stack, frames innermost first. `nodes` holds those of the last one,
+/// outermost first, of which the first `unchanged` are this one's, too; it
+/// becomes this one's.
+fn intern(ring: &Ring<'_>, frames: &[u64], status: StackStatus, nodes: &mut [u32], unchanged: usize) -> Ref {
+    let unchanged = unchanged.min(frames.len());
+    let kept = unchanged.checked_sub(1).and_then(|last| nodes.get(last).copied());
+    let mut node = kept.unwrap_or(ring.stack_root(status));
+    let new = frames.iter().rev().zip(nodes.iter_mut()).skip(unchanged);
+    for (&frame, place) in new {
+        node = ring.stack_node(frame, node).unwrap_or(ring.stack_root(StackStatus::TableFull));
+        *place = node;
+    }
+    node
 }
 
 /// The stack, where this thread has taken the same one before.

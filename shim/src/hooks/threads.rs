@@ -254,6 +254,11 @@ pub(crate) fn first_seen(recording: &mut Recording<'_>) {
             find_stack(thread, is_main);
         }
     }
+    // What the block remembers of stacks are places in another ring.
+    // SAFETY: the block is this thread's, which is inside.
+    if let Some(block) = unsafe { thread.block.as_mut() } {
+        block.nodes_len = 0;
+    }
     thread.tid = tid;
     thread.name = name;
     thread.epoch = tracer.epoch;

@@ -6,7 +6,7 @@ use crate::machine::{Machine, Regs};
 use crate::memo::{Memo, Question};
 use crate::memory::{StackBounds, StackMemory};
 use crate::module::ModuleSet;
-use crate::rule::Rule;
+use crate::rule::{Kind, Rule};
 use crate::splice::{Splice, Worth};
 use crate::trace::{Slots, Trace};
 use crate::walk::{self, Frames, Walk};
@@ -67,6 +67,9 @@ struct Last {
     caller: u64,
     may_be_remembered: bool,
 }
+
+/// How many callers the memo's hash looks at where the last stack isn't it.
+const CALLERS: usize = 6;
 
 /// First visits in one capture: no stack within the default depth is cut short.
 const VISITS: u32 = 512;
@@ -155,7 +158,7 @@ impl Capturer {
         self.last = Last {
             regs: *regs,
             question: question.unwrap_or_default(),
-            caller: self.caller(mem, regs, ip_is_exact),
+            caller: self.callers(mem, regs, ip_is_exact),
             may_be_remembered: question.is_some() && is_final(status) && self.trace().is_whole(),
         };
         outcome
@@ -200,16 +203,28 @@ impl Capturer {
         room: usize,
     ) -> Option<u32> {
         let question = question(generation, policy, ip_is_exact, room)?;
-        self.memo.lookup(question, stack, regs, || self.caller(stack, regs, ip_is_exact))
+        self.memo.lookup(question, stack, regs, || self.callers(stack, regs, ip_is_exact))
     }
 
-    /// The start's return address, where a learned rule tells its place at
-    /// once. Only the memo's hash depends on it.
-    #[inline(always)]
-    fn caller<M: StackMemory>(&self, mem: &M, regs: &Regs, ip_is_exact: bool) -> u64 {
-        let address = if ip_is_exact { regs.ip } else { regs.ip.wrapping_sub(1) };
-        let slot = self.learned.rules.get(address).and_then(|r| r.return_slot(regs.sp, regs.bp));
-        slot.and_then(|slot| mem.read(slot)).unwrap_or(0)
+    /// The innermost return addresses, mixed, as far as learned rules tell their
+    /// places at once. Only the memo's hash depends on it: a start has many
+    /// stacks, and the nearest caller alone tells few of them apart.
+    fn callers<M: StackMemory>(&self, mem: &M, regs: &Regs, ip_is_exact: bool) -> u64 {
+        let mut address = if ip_is_exact { regs.ip } else { regs.ip.wrapping_sub(1) };
+        let (mut sp, mut bp, mut mixed) = (regs.sp, regs.bp, 0u64);
+        for _ in 0..CALLERS {
+            let Some(rule) = self.learned.rules.get(address).filter(|rule| rule.kind() == Kind::Cfa) else {
+                break;
+            };
+            let cfa = rule.cfa(sp, bp);
+            let Some(caller) = mem.read(cfa.wrapping_sub(8)) else { break };
+            if !rule.keeps_bp() {
+                bp = mem.read(rule.bp_slot(cfa)).unwrap_or(0);
+            }
+            mixed = (mixed.rotate_left(23) ^ caller).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (sp, address) = (cfa, caller.wrapping_sub(1));
+        }
+        mixed
     }
 
     /// Whether the innermost frame's own row is that of a frame pointer, in a

@@ -20,7 +20,7 @@ use std::cell::Cell;
 
 const SETS: usize = 32;
 const WAYS: usize = 8;
-/// Sets that the stacks of one start and caller may fill.
+/// Sets that the stacks of one start and callers may be in.
 const PROBES: usize = 4;
 const RECENT: usize = 64;
 /// Words of slot values and offsets, written round and round.
@@ -80,7 +80,7 @@ impl Place {
         Place { set: (hash >> 59) as usize, tag: (hash >> 24) as u32 | 1 }
     }
 
-    /// Where all of a set is taken by one tag, its other entries are in the next.
+    /// An entry is in any of these, so that a start may have many stacks.
     #[inline(always)]
     fn sets(self) -> impl Iterator<Item = usize> {
         (0..PROBES).map(move |i| self.set.wrapping_add(i) & (SETS - 1))
@@ -96,8 +96,6 @@ fn ways_of(tags: &[u32; WAYS], tag: u32) -> u32 {
     }
     ways
 }
-
-const ALL_WAYS: u32 = (1 << WAYS) - 1;
 
 impl Memo {
     /// The number of the stack that starts at `regs`, where it is remembered
@@ -133,7 +131,6 @@ impl Memo {
         for set in place.sets() {
             let (tags, entries) = (self.tags.get(set)?, self.entries.get(set)?);
             let mut ways = ways_of(tags, place.tag);
-            let full = ways == ALL_WAYS;
             while ways != 0 {
                 let way = ways.trailing_zeros() as usize;
                 let entry = entries.get(way)?;
@@ -142,9 +139,6 @@ impl Memo {
                     return Some(entry.id);
                 }
                 ways &= ways.wrapping_sub(1);
-            }
-            if !full {
-                return None;
             }
         }
         None
@@ -204,9 +198,6 @@ impl Memo {
                 if at < oldest.0 {
                     oldest = (at, set, way);
                 }
-            }
-            if ways_of(tags, place.tag) != ALL_WAYS {
-                break;
             }
         }
         (oldest.1, oldest.2)

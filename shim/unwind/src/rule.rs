@@ -198,12 +198,6 @@ impl Rule {
         (m.ip, m.sp, m.exact) = (ip, cfa, false);
         Ok(())
     }
-
-    /// Where the return address is, for a `Cfa` rule.
-    #[inline(always)]
-    pub(crate) fn return_slot(self, sp: u64, bp: u64) -> Option<u64> {
-        (self.kind() == Kind::Cfa).then(|| self.cfa(sp, bp).wrapping_sub(8))
-    }
 }
 
 /// Addresses are 1 to this: no user-space address has more than 57 bits.
