@@ -9,13 +9,13 @@
 //!   return address to the caller rbp + 8
 //!   caller's rbp                 rbp
 //!   Context                      rbp - 160
-//!   xmm0 to xmm7                 rbp - 288
-//!   spare                        rbp - 304
-//!   copied stack arguments       rsp = rbp - 560
+//!   spare                        rbp - 176
+//!   copied stack arguments       rsp = rbp - 432
 //! ```
 //!
-//! 560 + 16 is a multiple of 64, so that over-aligned stack arguments keep
-//! their alignment.
+//! Before they are copied, and after the call, xmm0 to xmm7 are kept where the
+//! stack arguments go. 432 + 16 is a multiple of 64, so that over-aligned stack
+//! arguments keep their alignment.
 #![allow(unsafe_code)]
 
 use super::gate::gate;
@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How many functions can be hooked.
 pub(crate) const STUBS: usize = 8192;
 /// Bytes of a trampoline's frame below its saved rbp.
-pub(super) const FRAME: usize = 560;
+pub(super) const FRAME: usize = 432;
 /// Words of stack arguments that are copied: 38 integer arguments in all.
 const STACK_WORDS: usize = 32;
 
@@ -101,28 +101,28 @@ unsafe extern "C" fn common() {
         "sub r11, rax",
         "shr r11, 4",
         "mov [rbp - 56], r11",
-        "movaps [rbp - 288], xmm0",
-        "movaps [rbp - 272], xmm1",
-        "movaps [rbp - 256], xmm2",
-        "movaps [rbp - 240], xmm3",
-        "movaps [rbp - 224], xmm4",
-        "movaps [rbp - 208], xmm5",
-        "movaps [rbp - 192], xmm6",
-        "movaps [rbp - 176], xmm7",
+        "movaps [rbp - 432], xmm0",
+        "movaps [rbp - 416], xmm1",
+        "movaps [rbp - 400], xmm2",
+        "movaps [rbp - 384], xmm3",
+        "movaps [rbp - 368], xmm4",
+        "movaps [rbp - 352], xmm5",
+        "movaps [rbp - 336], xmm6",
+        "movaps [rbp - 320], xmm7",
         "lea rdi, [rbp - 160]",
         "mov rsi, [rip + traceshim_thread@GOTTPOFF]",
         "add rsi, fs:[0]",
         "call {fast_enter}",
         // The upper parts of wider registers are as they were: neither the fast
         // path nor these loads touch them.
-        "movaps xmm0, [rbp - 288]",
-        "movaps xmm1, [rbp - 272]",
-        "movaps xmm2, [rbp - 256]",
-        "movaps xmm3, [rbp - 240]",
-        "movaps xmm4, [rbp - 224]",
-        "movaps xmm5, [rbp - 208]",
-        "movaps xmm6, [rbp - 192]",
-        "movaps xmm7, [rbp - 176]",
+        "movaps xmm0, [rbp - 432]",
+        "movaps xmm1, [rbp - 416]",
+        "movaps xmm2, [rbp - 400]",
+        "movaps xmm3, [rbp - 384]",
+        "movaps xmm4, [rbp - 368]",
+        "movaps xmm5, [rbp - 352]",
+        "movaps xmm6, [rbp - 336]",
+        "movaps xmm7, [rbp - 320]",
         "test eax, eax",
         "jnz 1f",
         "lea rdi, [rbp - 160]",
@@ -153,7 +153,7 @@ unsafe extern "C" fn common() {
         "and rdi, -4096",
         "mov r8, rdi",
         "mov esi, 1",
-        "lea rdx, [rbp - 304]",
+        "lea rdx, [rbp - 176]",
         "mov eax, 27",
         "syscall",
         "mov rsi, r9",
@@ -193,14 +193,14 @@ unsafe extern "C" fn common() {
         "mov [rbp - 32], rdx",
         "cmp qword ptr [rbp - 48], 0",
         "je 7f",
-        "movaps [rbp - 288], xmm0",
-        "movaps [rbp - 272], xmm1",
+        "movaps [rbp - 432], xmm0",
+        "movaps [rbp - 416], xmm1",
         "lea rdi, [rbp - 160]",
         "mov rsi, [rip + traceshim_thread@GOTTPOFF]",
         "add rsi, fs:[0]",
         "call {fast_exit}",
-        "movaps xmm0, [rbp - 288]",
-        "movaps xmm1, [rbp - 272]",
+        "movaps xmm0, [rbp - 432]",
+        "movaps xmm1, [rbp - 416]",
         "test eax, eax",
         "jnz 8f",
         "lea rdi, [rbp - 160]",
