@@ -12,12 +12,14 @@ required=(
 for_tests=(
     clang:clang ld.lld:lld gdb:gdb strace:strace shellcheck:shellcheck
     xz:xz-utils zstd:zstd redis-server:redis-server redis-benchmark:redis-tools
+    dwz:dwz llvm-symbolizer:llvm /usr/lib/x86_64-linux-gnu/libunwind.so.8:libunwind8
 )
 
 packages_missing() {
     local pair
     for pair in "$@"; do
-        have "${pair%%:*}" || echo "${pair#*:}"
+        # A command, or a file.
+        have "${pair%%:*}" || [[ -e ${pair%%:*} ]] || echo "${pair#*:}"
     done
 }
 
