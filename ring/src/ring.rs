@@ -131,9 +131,9 @@ impl<'a> Ring<'a> {
     pub fn next_uid(&self) -> u32 {
         (self.add(header::NEXT_UID, 1) as u32).wrapping_add(1)
     }
-    /// Counts an event that was refused because the tracer was active.
-    pub fn count_reentered(&self) {
-        self.add(header::REENTERED, 1);
+    /// Counts events that were refused because the tracer was active.
+    pub fn count_reentered(&self, events: u64) {
+        self.add(header::REENTERED, events);
     }
     /// Sets a word of the header, for the process that the ring belongs to.
     pub fn set_header(&self, at: usize, value: u64) {

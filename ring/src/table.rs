@@ -183,14 +183,27 @@ impl Ring<'_> {
 
     /// Interns a whole stack, frames innermost first: the innermost's node.
     /// Where the ring has no room the innermost frames are kept, and the status
-    /// says that the table is full.
+    /// says that the table is full. Allocates; see [`Ring::stack_over`].
     pub fn stack(&self, frames: &[u64], status: StackStatus) -> Ref {
-        let mut node = self.stack_root(status);
-        for &frame in frames.iter().rev() {
-            node = match self.stack_node(frame, node) {
-                Some(node) => node,
-                None => self.stack_root(StackStatus::TableFull),
-            };
+        self.stack_over(frames, status, &mut vec![0; frames.len()], 0)
+    }
+
+    /// The same, over the last stack: `nodes` holds that one's, outermost first,
+    /// of which the first `unchanged` are this one's, too; it becomes this one's.
+    pub fn stack_over(
+        &self,
+        frames: &[u64],
+        status: StackStatus,
+        nodes: &mut [Ref],
+        unchanged: usize,
+    ) -> Ref {
+        let unchanged = unchanged.min(frames.len());
+        let kept = unchanged.checked_sub(1).and_then(|last| nodes.get(last).copied());
+        let mut node = kept.unwrap_or(self.stack_root(status));
+        let new = frames.iter().rev().zip(nodes.iter_mut()).skip(unchanged);
+        for (&frame, place) in new {
+            node = self.stack_node(frame, node).unwrap_or(self.stack_root(StackStatus::TableFull));
+            *place = node;
         }
         node
     }

@@ -76,9 +76,7 @@ impl Recording<'_> {
 
     #[cold]
     fn flush_reentered(&mut self) {
-        for _ in 0..std::mem::take(&mut self.thread.reentered) {
-            self.tracer.ring.count_reentered();
-        }
+        self.tracer.ring.count_reentered(std::mem::take(&mut self.thread.reentered));
     }
 
     /// The thread's block. The gate has made sure that there is one.

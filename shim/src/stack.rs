@@ -6,9 +6,7 @@ use crate::block::Block;
 use crate::modules;
 use crate::recording::Recording;
 use traceshim_ring::env::UnwinderChoice;
-use traceshim_ring::layout::Ref;
 use traceshim_ring::record::StackRef;
-use traceshim_ring::ring::Ring;
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};
 use traceshim_unwind::{Capturer, ModuleSet, Outcome, Policy, Regs, StackArray, StackBounds, StackMemory};
 
@@ -42,7 +40,7 @@ pub(crate) fn take(
         let outcome = modules::with_set(uid, walk)?;
         let taken = out.get(..outcome.len)?;
         let unchanged = capturer.unchanged().min(*nodes_len as usize);
-        let node = intern(ring, taken, outcome.status, nodes, unchanged);
+        let node = ring.stack_over(taken, outcome.status, nodes, unchanged);
         *nodes_len = taken.len() as u32;
         let stack = StackRef::new(node, outcome.unwinder);
         capturer.remember(stack.0);
@@ -56,21 +54,6 @@ pub(crate) fn take(
             StackRef::new(node.unwrap_or(ring.stack_root(StackStatus::TableFull)), stack.unwinder())
         }
     }
-}
-
-/// Interns a stack, frames innermost first. `nodes` holds those of the last one,
-/// outermost first, of which the first `unchanged` are this one's, too; it
-/// becomes this one's.
-fn intern(ring: &Ring<'_>, frames: &[u64], status: StackStatus, nodes: &mut [u32], unchanged: usize) -> Ref {
-    let unchanged = unchanged.min(frames.len());
-    let kept = unchanged.checked_sub(1).and_then(|last| nodes.get(last).copied());
-    let mut node = kept.unwrap_or(ring.stack_root(status));
-    let new = frames.iter().rev().zip(nodes.iter_mut()).skip(unchanged);
-    for (&frame, place) in new {
-        node = ring.stack_node(frame, node).unwrap_or(ring.stack_root(StackStatus::TableFull));
-        *place = node;
-    }
-    node
 }
 
 /// The stack, where this thread has taken the same one before.

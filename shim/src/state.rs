@@ -32,7 +32,6 @@ pub(crate) struct ThreadState {
     pub(crate) end_rounds: u8,
     /// Whether its start routine returned.
     pub(crate) returned: bool,
-    pub(crate) ended: bool,
     pub(crate) creator: u32,
     /// Its start routine, 0 where that is not known.
     pub(crate) start_routine: u64,

@@ -313,7 +313,6 @@ unsafe extern "C-unwind" fn on_end(_: *mut Context, thread: *mut ThreadState) {
             let unwound = !recording.thread.returned;
             recording.event(kind::THREAD_EXIT, u16::from(unwound), &[]);
             recording.tracer.ring.release(&mut recording.thread.cursor);
-            recording.thread.ended = true;
         });
     }
 }

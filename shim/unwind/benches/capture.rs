@@ -55,32 +55,7 @@ struct Bench {
     next_id: u32,
 }
 
-std::arch::global_asm!(
-    ".globl traceshim_bench_capture",
-    ".type traceshim_bench_capture,@function",
-    "traceshim_bench_capture:",
-    ".cfi_startproc",
-    "sub rsp, 72",
-    ".cfi_adjust_cfa_offset 72",
-    "mov rax, [rsp + 72]",
-    "mov [rsp], rax",
-    "lea rax, [rsp + 80]",
-    "mov [rsp + 8], rax",
-    "mov [rsp + 16], rbp",
-    "mov [rsp + 24], rbx",
-    "mov [rsp + 32], r12",
-    "mov [rsp + 40], r13",
-    "mov [rsp + 48], r14",
-    "mov [rsp + 56], r15",
-    "mov rsi, rsp",
-    "call {to}",
-    "add rsp, 72",
-    ".cfi_adjust_cfa_offset -72",
-    "ret",
-    ".cfi_endproc",
-    ".size traceshim_bench_capture, . - traceshim_bench_capture",
-    to = sym capture,
-);
+support::stub::capture_stub!("traceshim_bench_capture", capture);
 
 unsafe extern "C" {
     fn traceshim_bench_capture(bench: *mut c_void);
@@ -373,6 +348,7 @@ fn framehop_over(set: &ModuleSet) -> UnwinderX86_64<Section, MustNotAllocateDuri
 
 fn main() {
     let asked = |flag: &str| std::env::args().any(|a| a == flag);
+    // One sequence of calls, for one reason.
     // SAFETY: plain calls on a set of processors of our own.
     #[allow(clippy::multiple_unsafe_ops_per_block)]
     unsafe {

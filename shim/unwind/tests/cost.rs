@@ -39,32 +39,7 @@ struct Job {
     start: u64,
 }
 
-std::arch::global_asm!(
-    ".globl traceshim_test_cost",
-    ".type traceshim_test_cost,@function",
-    "traceshim_test_cost:",
-    ".cfi_startproc",
-    "sub rsp, 72",
-    ".cfi_adjust_cfa_offset 72",
-    "mov rax, [rsp + 72]",
-    "mov [rsp], rax",
-    "lea rax, [rsp + 80]",
-    "mov [rsp + 8], rax",
-    "mov [rsp + 16], rbp",
-    "mov [rsp + 24], rbx",
-    "mov [rsp + 32], r12",
-    "mov [rsp + 40], r13",
-    "mov [rsp + 48], r14",
-    "mov [rsp + 56], r15",
-    "mov rsi, rsp",
-    "call {to}",
-    "add rsp, 72",
-    ".cfi_adjust_cfa_offset -72",
-    "ret",
-    ".cfi_endproc",
-    ".size traceshim_test_cost, . - traceshim_test_cost",
-    to = sym captures,
-);
+support::stub::capture_stub!("traceshim_test_cost", captures);
 
 unsafe extern "C" {
     fn traceshim_test_cost(job: *mut c_void);
@@ -106,6 +81,7 @@ fn a_capture_neither_allocates_nor_uses_much_stack() {
         allocations: 0,
         start: 0,
     };
+    // One sequence of calls, for one reason.
     // SAFETY: a thread on a stack that outlives it, with the contract's types.
     #[allow(clippy::multiple_unsafe_ops_per_block)]
     unsafe {

@@ -3,7 +3,6 @@
 //! panics, and reads only what it may (which `StackArray` sees to).
 
 #[path = "support/cfi.rs"]
-#[allow(dead_code)]
 mod cfi;
 
 use cfi::*;

@@ -56,32 +56,7 @@ extern "C" fn stack(lo: *const c_void, hi: *const c_void) {
     *MORE_STACK.lock().expect("no panic") = (lo.addr() as u64, hi.addr() as u64);
 }
 
-std::arch::global_asm!(
-    ".globl traceshim_test_capture",
-    ".type traceshim_test_capture,@function",
-    "traceshim_test_capture:",
-    ".cfi_startproc",
-    "sub rsp, 72",
-    ".cfi_adjust_cfa_offset 72",
-    "mov rax, [rsp + 72]",
-    "mov [rsp], rax",
-    "lea rax, [rsp + 80]",
-    "mov [rsp + 8], rax",
-    "mov [rsp + 16], rbp",
-    "mov [rsp + 24], rbx",
-    "mov [rsp + 32], r12",
-    "mov [rsp + 40], r13",
-    "mov [rsp + 48], r14",
-    "mov [rsp + 56], r15",
-    "mov rsi, rsp",
-    "call {to}",
-    "add rsp, 72",
-    ".cfi_adjust_cfa_offset -72",
-    "ret",
-    ".cfi_endproc",
-    ".size traceshim_test_capture, . - traceshim_test_capture",
-    to = sym capture,
-);
+support::stub::capture_stub!("traceshim_test_capture", capture);
 
 unsafe extern "C" {
     fn traceshim_test_capture(label: *const c_char);

@@ -25,32 +25,7 @@ struct State {
     wrong: Vec<String>,
 }
 
-std::arch::global_asm!(
-    ".globl traceshim_test_recursion",
-    ".type traceshim_test_recursion,@function",
-    "traceshim_test_recursion:",
-    ".cfi_startproc",
-    "sub rsp, 72",
-    ".cfi_adjust_cfa_offset 72",
-    "mov rax, [rsp + 72]",
-    "mov [rsp], rax",
-    "lea rax, [rsp + 80]",
-    "mov [rsp + 8], rax",
-    "mov [rsp + 16], rbp",
-    "mov [rsp + 24], rbx",
-    "mov [rsp + 32], r12",
-    "mov [rsp + 40], r13",
-    "mov [rsp + 48], r14",
-    "mov [rsp + 56], r15",
-    "mov rsi, rsp",
-    "call {to}",
-    "add rsp, 72",
-    ".cfi_adjust_cfa_offset -72",
-    "ret",
-    ".cfi_endproc",
-    ".size traceshim_test_recursion, . - traceshim_test_recursion",
-    to = sym capture,
-);
+support::stub::capture_stub!("traceshim_test_recursion", capture);
 
 unsafe extern "C" {
     fn traceshim_test_recursion(state: *mut c_void);

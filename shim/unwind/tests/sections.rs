@@ -2,7 +2,6 @@
 //! Finding the unwind sections of what is loaded, and of what only looks so.
 
 #[path = "support/cfi.rs"]
-#[allow(dead_code)]
 mod cfi;
 mod support;
 

@@ -3,13 +3,10 @@
 //! these fails when its condition is taken out.
 
 #[path = "support/cfi.rs"]
-#[allow(dead_code)]
 mod cfi;
 #[path = "support/scene.rs"]
-#[allow(dead_code)]
 mod scene;
 #[path = "support/simulated.rs"]
-#[allow(dead_code)]
 mod simulated;
 
 use scene::{CODE, Scene, set};

@@ -1,3 +1,4 @@
+#![allow(dead_code)] // Each test uses its part.
 //! Call frame information made by hand, for stacks in arrays.
 
 use std::sync::Arc;

@@ -1,6 +1,9 @@
-#![allow(unsafe_code, dead_code)]
+#![allow(unsafe_code)]
+#![allow(dead_code)] // Each test uses its part.
 //! What the tests that walk real stacks share: the modules and the stack of
 //! this process, C code built on the spot, and the registers of a caller.
+
+pub(crate) mod stub;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -65,6 +68,7 @@ pub(crate) fn own_stack() -> StackBounds {
 /// The calling thread's own stack down to its limit.
 pub(crate) fn whole_stack() -> StackBounds {
     let (mut base, mut len) = (std::ptr::null_mut(), 0);
+    // One sequence of calls, for one reason.
     // SAFETY: plain calls with valid out-pointers; the stack is mapped while the thread runs.
     #[allow(clippy::multiple_unsafe_ops_per_block)]
     unsafe {
@@ -141,6 +145,7 @@ pub(crate) fn gdb_backtrace() -> Vec<u64> {
 
 /// The name of the function around an address, where it is exported.
 pub(crate) fn symbol(address: u64) -> String {
+    // One sequence of calls, for one reason.
     // SAFETY: `dladdr` writes the structure that it is given.
     #[allow(clippy::multiple_unsafe_ops_per_block)]
     let info = unsafe {

@@ -1,4 +1,5 @@
 #![allow(unsafe_code)]
+#![allow(dead_code)] // Each test uses its part.
 //! One small stack, to be changed by hand between captures.
 
 use crate::simulated::{self, BIAS, Shape, module, site};

@@ -1,3 +1,4 @@
+#![allow(dead_code)] // Each test uses its part.
 //! A program's stack, simulated: functions that call each other, with the
 //! frames that their call frame information describes.
 
