@@ -155,7 +155,7 @@ fails_open() {
 }
 
 all=(
-    founding nested storm parallel tables register abi cxxhost unwind-ways annotate annotate-cxx forker loader early spin
+    founding nested storm names parallel tables register abi cxxhost unwind-ways annotate annotate-cxx forker loader early spin
     killed fails_open
 )
 ((${#rest[@]} > 0)) || rest=("${all[@]}")

@@ -220,6 +220,16 @@ def storm(check):
     check.expect("threads that called back, of those that started", len(tids), holds=tids <= starts)
 
 
+def names(check):
+    check.births({("c", "says_name"): 3, ("c", "names_main"): 1})
+    main = check.one("thread_start", origin="main")
+    given = [event for event in check.of("thread_name") if event["target_tid"] == main.get("tid")]
+    check.expect(
+        "names of main", [event["name"] for event in given], wanted=["first-and-much-", "second", "third"])
+    started = [event["name"] for event in check.of("thread_start", start_routine="says_name")]
+    check.expect("names of the threads that it made", started, wanted=["first-and-much-", "second", "third"])
+
+
 def parallel(check):
     check.births({("c", "c_parallel_thread"): 4})
     check.callbacks({"host_parallel": {"return": 4000}})
@@ -412,7 +422,7 @@ def spin(check):
 
 
 CHECKS = {
-    "founding": founding, "nested": nested, "storm": storm, "parallel": parallel, "tables": tables,
+    "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
     "register": register, "abi": abi,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
     "forker": forker, "loader": loader, "early": early, "spin": spin,

@@ -83,6 +83,7 @@ pub const FIXTURES: &[Fixture] = &[
     plain("founding"),
     plain("nested"),
     plain("storm"),
+    plain("names"),
     plain("parallel"),
     plain("tables"),
     plain("register"),

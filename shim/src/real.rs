@@ -38,6 +38,7 @@ real_functions! {
     PTHREAD_CREATE = c"pthread_create", threads::pthread_create;
     THRD_CREATE = c"thrd_create", threads::thrd_create;
     PTHREAD_SETNAME_NP = c"pthread_setname_np", threads::pthread_setname_np;
+    PRCTL = c"prctl", threads::prctl;
     DLOPEN = c"dlopen", dl::dlopen;
     DLCLOSE = c"dlclose", dl::dlclose;
     DLSYM = c"dlsym", dl::dlsym;

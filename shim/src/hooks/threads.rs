@@ -10,7 +10,9 @@ use crate::state::ThreadState;
 use crate::tracer;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use traceshim_ring::layout::Ref;
 use traceshim_ring::record::{Origin, kind, pair};
+use traceshim_ring::ring::Ring;
 use traceshim_ring::stack::FRAME_ADDRESS;
 
 /// What a new thread is handed. The assembly of the start stub reads the first
@@ -21,6 +23,8 @@ struct StartInfo {
     argument: u64,
     uid: u32,
     creator: u32,
+    /// The creator's name, which the kernel gives the new thread too.
+    name: Ref,
     origin: Origin,
     /// The lowest usable address, where the program supplied the stack.
     stack_lo: u64,
@@ -35,6 +39,8 @@ const LAST_ROUND: u8 = 4;
 /// Keys below this have their values in the thread's own control block; a
 /// value for any other may allocate.
 const KEYS_IN_PLACE: u32 = 32;
+/// Bytes of a thread's name in the kernel, the closing zero included.
+const COMM_BYTES: usize = 16;
 /// What libc keeps at the top of a stack, beside what is asked for.
 const STACK_SLACK: u64 = 4096;
 /// With less than this left on the current stack a handler runs on ours.
@@ -85,6 +91,11 @@ pub(super) unsafe extern "C-unwind" fn before_always(context: *mut Context, _: *
     }
 }
 
+around_entry! {
+    /// `prctl`: programs that name their threads without libc's help.
+    prctl, crate::real::PRCTL, before_prctl, after_prctl
+}
+
 unsafe extern "C-unwind" fn before_create(context: *mut Context, thread: *mut ThreadState) {
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
@@ -119,6 +130,7 @@ fn begin_birth(recording: &mut Recording<'_>, context: &mut Context, at: usize) 
         argument: context.args[at + 1],
         uid,
         creator: recording.thread.uid,
+        name: recording.thread.name,
         origin,
         stack_lo,
         stack_bytes,
@@ -202,6 +214,7 @@ pub(crate) unsafe extern "C-unwind" fn on_begin(context: *mut Context, thread: *
         let state = unsafe { &mut *thread };
         state.uid = info.uid;
         state.creator = info.creator;
+        state.name = info.name;
         state.origin = info.origin as u8;
         state.start_routine = info.start_routine;
         // A thread's control block stands at the top of its stack.
@@ -232,14 +245,14 @@ fn thread_pointer() -> u64 {
 #[cold]
 pub(crate) fn first_seen(recording: &mut Recording<'_>) {
     let _errno = KeepErrno::new();
-    // SAFETY: always succeeds.
-    let tid = unsafe { libc::gettid() } as u32;
     let (tracer, ring) = (recording.tracer, &recording.tracer.ring);
-    let mut comm = [0u8; 16];
-    // SAFETY: the buffer has the 16 bytes that the call fills.
-    unsafe { libc::prctl(libc::PR_GET_NAME, comm.as_mut_ptr()) };
-    let name = CStr::from_bytes_until_nul(&comm).map_or(0, |name| ring.string(name.to_bytes()));
     let thread = &mut *recording.thread;
+    // Of a thread that begins in our stub everything is known without the
+    // kernel, two of whose calls would double what its creation costs us.
+    let announced = thread.epoch == 0 && thread.uid != 0;
+    let tid = announced.then(tid_of_clock).flatten().unwrap_or_else(ask_tid);
+    let inherited = Some(thread.name).filter(|&name| announced && name != 0);
+    let name = inherited.unwrap_or_else(|| ask_name(ring));
     if thread.epoch != 0 {
         // Forked: the only thread of the child, with its creator's stack.
         thread.uid = 0;
@@ -265,6 +278,30 @@ pub(crate) fn first_seen(recording: &mut Recording<'_>) {
     watch_for_end(thread);
     let (origin, creator, start_routine) = (thread.origin, thread.creator, thread.start_routine);
     recording.put(kind::THREAD_START, u16::from(origin), &[pair(name, creator), start_routine]);
+}
+
+fn ask_tid() -> u32 {
+    // SAFETY: always succeeds.
+    unsafe { libc::gettid() as u32 }
+}
+
+/// The thread's id as libc knows it, out of the number of its CPU clock: the
+/// kernel's encoding is the id's complement, shifted by three. Right wherever
+/// libc made the thread.
+fn tid_of_clock() -> Option<u32> {
+    let mut clock = 0;
+    // SAFETY: the calling thread exists, and `clock` is a valid place.
+    let error = unsafe { libc::pthread_getcpuclockid(thread_pointer(), &raw mut clock) };
+    let tid = !(clock >> 3);
+    (error == 0 && tid > 0).then_some(tid as u32)
+}
+
+fn ask_name(ring: &Ring<'_>) -> Ref {
+    let mut comm = [0u8; COMM_BYTES];
+    // Past our own `prctl`.
+    // SAFETY: the buffer has the 16 bytes that the call fills.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_GET_NAME, comm.as_mut_ptr()) };
+    CStr::from_bytes_until_nul(&comm).map_or(0, |name| ring.string(name.to_bytes()))
 }
 
 /// The stack of a thread that nobody announced.
@@ -325,18 +362,66 @@ unsafe extern "C-unwind" fn after_set_name(context: *mut Context, thread: *mut T
     }
     // SAFETY: libc accepted the name, so it is a string.
     let name = unsafe { CStr::from_ptr(context.args[1] as *const libc::c_char) };
-    let target = arch::state_of_thread(context.args[0]);
+    let target = arch::state_of_thread(context.args[0]).cast_mut();
     // SAFETY: libc accepted the thread, so it exists.
-    let uid = unsafe { &raw const (*target).uid }.cast_mut();
+    let uid = unsafe { &raw mut (*target).uid };
     // SAFETY: as above; at worst the thread is about to set the word.
     let uid = unsafe { AtomicU32::from_ptr(uid) }.load(Ordering::Relaxed);
-    let set_name = |recording: &mut Recording<'_>| {
-        let name = recording.tracer.ring.string(name.to_bytes());
-        if recording.thread.uid == uid {
-            recording.thread.name = name;
-        }
-        recording.event(kind::THREAD_NAME, 0, &[pair(name, uid)]);
+    // SAFETY: as above.
+    let its_name = unsafe { &raw mut (*target).name };
+    // SAFETY: as above.
+    let its_name = unsafe { AtomicU32::from_ptr(its_name) };
+    let set = |recording: &mut Recording<'_>| {
+        // Threads that it makes inherit the name.
+        its_name.store(note_name(recording, uid, name.to_bytes()), Ordering::Relaxed);
     };
     // SAFETY: called by the gate.
-    unsafe { inside(thread, set_name) }
+    unsafe { inside(thread, set) }
+}
+
+/// Of all that `prctl` does, only a new name is looked at.
+unsafe extern "C-unwind" fn before_prctl(context: *mut Context, _: *mut ThreadState) {
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    if tracer::current().is_some() && context.args[0] as i32 == libc::PR_SET_NAME {
+        context.live = arch::AROUND;
+    }
+}
+
+unsafe extern "C-unwind" fn after_prctl(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the entry's own context.
+    let context = unsafe { &mut *context };
+    if context.result as u32 != 0 {
+        return;
+    }
+    // The kernel reads as far as the first zero, and cuts what is too long.
+    let bytes = context.args[1] as *const u8;
+    let mut name = [0u8; COMM_BYTES];
+    for (i, byte) in name.iter_mut().take(COMM_BYTES - 1).enumerate() {
+        // SAFETY: the kernel has read it; all bytes before it are not zero.
+        *byte = unsafe { bytes.wrapping_add(i).read() };
+        if *byte == 0 {
+            break;
+        }
+    }
+    let name = CStr::from_bytes_until_nul(&name).map_or(&[][..], CStr::to_bytes);
+    // SAFETY: called by the gate, with the thread's own state.
+    unsafe {
+        inside(thread, |recording| {
+            // Not so in a `vfork` child, which runs with its parent's state.
+            if ask_tid() == recording.thread.tid {
+                note_name(recording, recording.thread.uid, name);
+            }
+        });
+    }
+}
+
+/// The event; the name's reference.
+fn note_name(recording: &mut Recording<'_>, uid: u32, name: &[u8]) -> Ref {
+    let name = recording.tracer.ring.string(name);
+    if recording.thread.uid == uid {
+        recording.thread.name = name;
+    }
+    recording.event(kind::THREAD_NAME, 0, &[pair(name, uid)]);
+    name
 }
