@@ -4,15 +4,19 @@ anybody else's: it runs with the program's wide argument registers unsaved.
 
 usage: fast_path.py LIBRARY
 
-Follows the calls from the two functions of the fast path through the
-disassembly. Exits 1 and names what it found where it meets an indirect call, a
+Follows the calls from the trampolines' common part through the disassembly, as
+far as the gate: behind it everything is saved. Exits 1 and names what it found
+where it meets an indirect call other than the one of the host's function, a
 call out of the library, a VEX or EVEX instruction, or a panic.
 """
 import re
 import subprocess
 import sys
 
-ROOTS = [r"traceshim\d*4fast\d*5enter", r"traceshim\d*4fast\d*4exit"]
+ROOT = r"trampoline6common"
+REACHED = r"find15find_remembered"
+GATE = r"4gate4gate17h"
+HOST_FUNCTION = ("call", "*%r11")
 LINE = re.compile(r"^\s*([0-9a-f]+):\t(\S+)\s*(.*)$")
 HEAD = re.compile(r"^([0-9a-f]+) <(.+)>:$")
 
@@ -36,11 +40,11 @@ def main():
         print("usage: fast_path.py LIBRARY", file=sys.stderr)
         return 2
     found = functions(sys.argv[1])
-    todo = [name for name in found if any(re.search(root, name) for root in ROOTS)]
-    if len(todo) != len(ROOTS):
-        print(f"fast_path.py: {sys.argv[1]}: found {todo} where the fast path has {len(ROOTS)} functions")
+    todo = [name for name in found if re.search(ROOT, name)]
+    if len(todo) != 1:
+        print(f"fast_path.py: {sys.argv[1]}: found {todo} where the trampolines have one common part")
         return 1
-    seen, wrong, instructions = set(), [], 0
+    seen, wrong, instructions, calls_through, gates = set(), [], 0, 0, 0
     while todo:
         name = todo.pop()
         if name in seen:
@@ -55,10 +59,20 @@ def main():
                 wrong.append(f"{name}: {mnemonic} {operands}")
             if mnemonic.startswith("call") or (mnemonic.startswith("j") and "<" in operands):
                 target = re.search(r"<([^+>]+)(\+0x[0-9a-f]+)?>", operands)
-                if operands.startswith("*") or not target:
+                if (mnemonic, operands) == HOST_FUNCTION:
+                    calls_through += 1
+                elif target and re.search(GATE, target.group(1)):
+                    gates += 1
+                elif operands.startswith("*") or not target:
                     wrong.append(f"{name}: {mnemonic} {operands}")
                 elif target.group(1) != name:
                     todo.append(target.group(1))
+    if calls_through != 1:
+        wrong.append(f"{calls_through} calls of the host's function, not one")
+    if gates != 2:
+        wrong.append(f"{gates} ways to the gate, not one in the enter and one in the exit")
+    if not any(re.search(REACHED, name) for name in seen):
+        wrong.append("the memo isn't asked")
     print(f"fast path: {instructions} instructions in {len(seen)} functions: {', '.join(sorted(seen))}")
     for line in wrong:
         print(f"fast_path.py: {line}")

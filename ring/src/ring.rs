@@ -67,6 +67,16 @@ pub struct Cursor {
     pub(crate) ledger: Ref,
 }
 
+/// Byte offsets of the fields, for a writer in assembly.
+impl Cursor {
+    /// The chunk: 32 bits, 0 for none.
+    pub const CHUNK: usize = std::mem::offset_of!(Cursor, chunk);
+    /// The next word in the chunk: 32 bits.
+    pub const POS: usize = std::mem::offset_of!(Cursor, pos);
+    /// Ticks of the last record: 64 bits.
+    pub const LAST_TICKS: usize = std::mem::offset_of!(Cursor, last_ticks);
+}
+
 /// A chunk just claimed: nobody else writes in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
@@ -228,37 +238,11 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// The usual case of [`Ring::put`] and nothing else: the record fits where
-    /// the thread is writing. `false`: it doesn't, and nothing has changed.
-    #[inline(always)]
-    pub fn try_put<const N: usize>(
-        &self,
-        cursor: &mut Cursor,
-        ticks: u64,
-        head: (u8, u16),
-        body: [u64; N],
-    ) -> bool {
-        let delta = ticks.wrapping_sub(cursor.last_ticks);
-        let (base, pos) = (cursor.chunk as usize * CHUNK_WORDS, cursor.pos as usize);
-        let end = pos + 1 + N;
-        if cursor.chunk == 0 || end > CHUNK_END_WORDS || delta > u64::from(u32::MAX) {
-            return false;
-        }
-        let Some(chunk) = self.words.get(base..base + CHUNK_WORDS) else { return false };
-        let Some((first, rest)) = chunk.get(pos..end).and_then(|place| place.split_first()) else {
-            return false;
-        };
-        let word = Head { kind: head.0, len: (1 + N) as u8, arg: head.1, delta: delta as u32 }.word();
-        first.store(word, Ordering::Relaxed);
-        for (place, value) in rest.iter().zip(body) {
-            place.store(value, Ordering::Relaxed);
-        }
-        cursor.last_ticks = ticks;
-        cursor.pos = end as u32;
-        if let Some(committed) = chunk.get(CHUNK_COMMITTED) {
-            committed.store((base + end) as u64 * 8, order(Step::Publish));
-        }
-        true
+    /// The address of the ring's first byte, for a writer in assembly. It does
+    /// what [`Ring::put`] does where the record fits: writes it at the cursor,
+    /// moves the cursor, and then stores the chunk's committed place.
+    pub fn address(&self) -> u64 {
+        self.words.as_ptr().expose_provenance() as u64
     }
 
     /// Appends a record of `1 + body.len()` words and publishes it with one

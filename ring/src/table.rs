@@ -138,28 +138,6 @@ impl Ring<'_> {
         Ref::from(status.code())
     }
 
-    /// The node that [`Ring::stack_node`] would find again; `None` where that
-    /// would have to make one.
-    #[inline(always)]
-    pub fn find_stack_node(&self, frame: u64, caller: Ref) -> Option<Ref> {
-        let hash = node_hash(frame, caller);
-        let mask = self.index.len().checked_sub(1)?;
-        for i in 0..PROBES {
-            let seen = self.index.get((hash as usize).wrapping_add(i) & mask)?.load(Ordering::Acquire);
-            if seen == 0 {
-                return None;
-            }
-            let at = seen as u32 as usize * 2;
-            if (seen >> 32) as u32 == hash
-                && self.load(at + 1, Ordering::Acquire) == u64::from(caller)
-                && self.load(at, Ordering::Relaxed) == frame
-            {
-                return Some(seen as u32);
-            }
-        }
-        None
-    }
-
     /// The node of the frame `frame` (see [`crate::stack::FRAME_EXACT`]) whose
     /// caller's node is `caller`. `None` where the ring has no room.
     #[inline]

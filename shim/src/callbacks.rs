@@ -261,7 +261,7 @@ fn enter(recording: &mut Recording<'_>, context: &mut Context) {
     let frame = context.frame();
     // A frame at the same place was left, too, or we couldn't be there.
     recording.repair(frame + 1);
-    let stack = recording.stack(&context.caller(), entry(hook), true);
+    let stack = recording.stack(&context.caller(), Some(hook), true);
     let depth = recording.thread.depth as usize;
     if let Some(shadow) = recording.block().and_then(|block| block.shadow.get_mut(depth)) {
         *shadow = Shadow { frame, mark: context.mark() };

@@ -208,6 +208,7 @@ impl Registry {
         let set = Box::into_raw(Box::new(ModuleSet::replacing(descs, self.generation, previous_set)));
         SET.store(set, Ordering::SeqCst);
         GENERATION.store(self.generation, Ordering::SeqCst);
+        crate::tracer::change_pulse();
         if !previous.is_null() {
             self.retired.push(Retired(previous));
         }

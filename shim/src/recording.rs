@@ -5,7 +5,7 @@ use crate::arch::Context;
 use crate::block::{Block, Shadow};
 use crate::state::ThreadState;
 use crate::tracer::{self, Tracer};
-use crate::{hooks, stack};
+use crate::{fast, hooks, stack};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use traceshim_ring::record::{StackRef, kind};
 use traceshim_unwind::Regs;
@@ -31,9 +31,10 @@ pub(crate) unsafe fn inside(thread: *mut ThreadState, f: impl FnOnce(&mut Record
     // whoever comes while it is in use.
     let thread = unsafe { &mut *thread };
     let run = AssertUnwindSafe(|| {
+        let mut pulse = tracer::pulse();
         if tracer::forked() {
             match tracer::after_fork() {
-                Some(new) => tracer = new,
+                Some(new) => (tracer, pulse) = (new, tracer::pulse()),
                 None => return,
             }
         }
@@ -46,6 +47,7 @@ pub(crate) unsafe fn inside(thread: *mut ThreadState, f: impl FnOnce(&mut Record
             recording.flush_reentered();
         }
         f(&mut recording);
+        fast::arm(&mut recording, pulse);
     });
     if catch_unwind(run).is_err() {
         tracer::disable(format_args!("internal error"));
@@ -86,10 +88,10 @@ impl Recording<'_> {
         unsafe { self.thread.block.as_mut() }
     }
 
-    /// The stack from `caller` on; behind `entry`, where a callback's entry is
-    /// the innermost frame. `from_c`: the event comes from the C side.
-    pub(crate) fn stack(&mut self, caller: &Regs, entry: Option<u64>, from_c: bool) -> StackRef {
-        stack::take(self, caller, entry, from_c)
+    /// The stack from `caller` on; behind the entry of `hook`, where a callback
+    /// is the innermost frame. `from_c`: the event comes from the C side.
+    pub(crate) fn stack(&mut self, caller: &Regs, hook: Option<u16>, from_c: bool) -> StackRef {
+        stack::take(self, caller, hook, from_c)
     }
 
     /// Closes callbacks that were left without returning, as seen from code

@@ -3,18 +3,21 @@
 #![allow(unsafe_code)]
 
 use crate::block::Block;
+use crate::callbacks;
 use crate::modules;
 use crate::recording::Recording;
 use traceshim_ring::env::UnwinderChoice;
 use traceshim_ring::record::StackRef;
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};
-use traceshim_unwind::{Capturer, ModuleSet, Outcome, Policy, Regs, StackArray, StackBounds, StackMemory};
+use traceshim_unwind::{
+    Capturer, Kind, ModuleSet, Outcome, Policy, Regs, StackArray, StackBounds, StackMemory,
+};
 
 /// See [`Recording::stack`].
 pub(crate) fn take(
     recording: &mut Recording<'_>,
     caller: &Regs,
-    entry: Option<u64>,
+    hook: Option<u16>,
     from_c: bool,
 ) -> StackRef {
     let (tracer, uid) = (recording.tracer, recording.thread.uid);
@@ -32,28 +35,26 @@ pub(crate) fn take(
     let none = StackRef::new(ring.stack_root(StackStatus::NoMemory), Unwinder::Table);
     let Some(block) = recording.block() else { return none };
     let Block { frames, nodes, nodes_len, copy, capturer, .. } = block;
-    // A callback's entry is one of the frames.
+    // A callback's entry is one of the frames, and part of what is remembered.
+    let entry = hook.and_then(callbacks::entry);
+    let tag = hook.map_or(0, |hook| u32::from(hook) + 1);
     let Some(out) = frames.get_mut(..depth - usize::from(entry.is_some())) else { return none };
-    let known = remembered(capturer, own, caller, policy, out.len());
-    let stack = known.or_else(|| {
-        let walk = |set: &ModuleSet| walk(set, capturer, copy, own, caller, policy, out);
-        let outcome = modules::with_set(uid, walk)?;
-        let taken = out.get(..outcome.len)?;
-        let unchanged = capturer.unchanged().min(*nodes_len as usize);
-        let node = ring.stack_over(taken, outcome.status, nodes, unchanged);
-        *nodes_len = taken.len() as u32;
-        let stack = StackRef::new(node, outcome.unwinder);
-        capturer.remember(stack.0);
-        Some(stack)
-    });
-    match (stack, entry) {
-        (None, _) => none,
-        (Some(stack), None) => stack,
-        (Some(stack), Some(entry)) => {
-            let node = ring.stack_node(entry | FRAME_EXACT, stack.node());
-            StackRef::new(node.unwrap_or(ring.stack_root(StackStatus::TableFull)), stack.unwinder())
-        }
+    if let Some(known) = remembered(capturer, own, caller, policy, out.len(), tag) {
+        return known;
     }
+    let walk = |set: &ModuleSet| walk(set, capturer, copy, own, caller, policy, out);
+    let Some(outcome) = modules::with_set(uid, walk) else { return none };
+    let Some(taken) = out.get(..outcome.len) else { return none };
+    let unchanged = capturer.unchanged().min(*nodes_len as usize);
+    let mut node = ring.stack_over(taken, outcome.status, nodes, unchanged);
+    *nodes_len = taken.len() as u32;
+    if let Some(entry) = entry {
+        let full = ring.stack_root(StackStatus::TableFull);
+        node = ring.stack_node(entry | FRAME_EXACT, node).unwrap_or(full);
+    }
+    let stack = StackRef::new(node, outcome.unwinder);
+    capturer.remember(stack.0, tag);
+    stack
 }
 
 /// The stack, where this thread has taken the same one before.
@@ -63,6 +64,7 @@ fn remembered(
     caller: &Regs,
     policy: Policy,
     room: usize,
+    tag: u32,
 ) -> Option<StackRef> {
     if caller.sp < own.0 || caller.sp >= own.1 {
         return None;
@@ -70,7 +72,8 @@ fn remembered(
     // SAFETY: between the stack pointer and the top of the thread's own stack
     // every page is mapped.
     let bounds = unsafe { StackBounds::new(caller.sp, own.1) };
-    capturer.lookup(modules::generation(), &bounds, caller, false, policy, room).map(StackRef)
+    let kind = Kind::new(false, policy, room, tag);
+    capturer.lookup(modules::generation(), &bounds, caller, kind).map(StackRef)
 }
 
 fn walk(

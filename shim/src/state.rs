@@ -20,6 +20,15 @@ pub(crate) struct ThreadState {
     pub(crate) roomy_from: u64,
     /// Events refused since the last one that was recorded.
     pub(crate) reentered: u64,
+    /// The pulse for which trampolines may record by themselves, plus one; 0:
+    /// they may not. See [`crate::fast`], which sets this and the next three.
+    pub(crate) armed: u64,
+    /// The ring's first byte.
+    pub(crate) ring: u64,
+    /// Where remembered stacks are found; 0 where stacks are off.
+    pub(crate) memo: u64,
+    /// What is asked there, less the hook; where stacks are off, the stack.
+    pub(crate) kind: u64,
     /// Where the thread writes.
     pub(crate) cursor: Cursor,
     /// Which process the rest belongs to: see [`crate::tracer::Tracer::epoch`].

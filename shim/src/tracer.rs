@@ -42,9 +42,13 @@ pub(crate) struct Tracer {
 static CURRENT: AtomicPtr<Tracer> = AtomicPtr::new(null_mut());
 static CONFIG: AtomicPtr<Config> = AtomicPtr::new(null_mut());
 static EPOCH: AtomicU32 = AtomicU32::new(0);
-/// A page that the kernel wipes in a forked child, however it was forked: 1 in
-/// the process that made it.
-static ALIVE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
+/// Points to the pulse: a number that changes whenever something changes that
+/// trampolines rely on, and is never the same again. It is in a page that the
+/// kernel wipes in a forked child, however it was forked, so that it is 0 there.
+pub(crate) static PULSE: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const NO_PULSE).cast_mut());
+/// The pulse where there is no such page: nobody relies on anything.
+static NO_PULSE: AtomicU64 = AtomicU64::new(0);
+static PULSES: AtomicU64 = AtomicU64::new(1);
 
 const NEW: u32 = 0;
 const STARTING: u32 = 1;
@@ -59,16 +63,42 @@ pub(crate) fn current() -> Option<&'static Tracer> {
     unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
 }
 
+/// The pulse, and whether it is in a page of its own.
+#[inline(always)]
+fn pulse_word() -> (&'static AtomicU64, bool) {
+    let word = PULSE.load(Ordering::Acquire);
+    // SAFETY: the static, or the page, which is never unmapped.
+    let pulse = unsafe { &*word };
+    (pulse, !std::ptr::eq(word, &raw const NO_PULSE))
+}
+
+/// The current pulse.
+#[inline(always)]
+pub(crate) fn pulse() -> u64 {
+    pulse_word().0.load(Ordering::Acquire)
+}
+
+/// What trampolines rely on has changed. A forked child's pulse stays 0 until
+/// it has a tracer.
+pub(crate) fn change_pulse() {
+    let (pulse, is_real) = pulse_word();
+    let next = PULSES.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+    if is_real {
+        let _ = pulse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now != 0).then_some(next));
+    }
+}
+
 /// Whether this process was forked from the one that the tracer was made in.
 #[inline(always)]
 pub(crate) fn forked() -> bool {
-    // SAFETY: the page is never unmapped.
-    unsafe { ALIVE.load(Ordering::Acquire).as_ref() }.is_some_and(|alive| alive.load(Ordering::Relaxed) == 0)
+    let (pulse, is_real) = pulse_word();
+    is_real && pulse.load(Ordering::Relaxed) == 0
 }
 
 /// Stops tracing for good.
 pub(crate) fn disable(why: std::fmt::Arguments<'_>) {
     if !CURRENT.swap(null_mut(), Ordering::AcqRel).is_null() {
+        change_pulse();
         say::error(format_args!("{why}; tracing stops, the program goes on"));
     }
 }
@@ -117,7 +147,7 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
         let tracer = make(config)
             .map_err(|(path, error)| format!("{}: {error}; the program runs untraced", path.display()))?;
         hooks::process::install();
-        make_alive_page();
+        make_pulse_page();
         CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
         // SAFETY: called by the gate.
         unsafe { inside(thread, |recording| callbacks::refresh(tracer, Some(recording))) };
@@ -229,8 +259,8 @@ fn session_dir(config: &Config) -> Result<PathBuf, (PathBuf, std::io::Error)> {
     Ok(dir)
 }
 
-/// Maps the page that tells a forked child from its parent.
-fn make_alive_page() {
+/// Maps the pulse's page, which tells a forked child from its parent.
+fn make_pulse_page() {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: asks for a fresh page.
     let page = unsafe { libc::mmap(null_mut(), 4096, access, kind, -1, 0) };
@@ -239,17 +269,17 @@ fn make_alive_page() {
     }
     // SAFETY: the page was just mapped.
     unsafe { libc::madvise(page, 4096, libc::MADV_WIPEONFORK) };
-    let alive: *mut AtomicU64 = page.cast();
+    let pulse: *mut AtomicU64 = page.cast();
     // SAFETY: the page is mapped, aligned, and zero, which is a valid value.
-    unsafe { &*alive }.store(1, Ordering::Relaxed);
-    ALIVE.store(alive, Ordering::Release);
+    unsafe { &*pulse }.store(1, Ordering::Relaxed);
+    PULSE.store(pulse, Ordering::Release);
 }
 
 /// From the next event on there is another ring.
 pub(crate) fn begin_anew() {
-    // SAFETY: the page is never unmapped.
-    if let Some(alive) = unsafe { ALIVE.load(Ordering::Acquire).as_ref() } {
-        alive.store(0, Ordering::Release);
+    let (pulse, is_real) = pulse_word();
+    if is_real {
+        pulse.store(0, Ordering::Release);
     }
 }
 
@@ -259,9 +289,9 @@ pub(crate) fn begin_anew() {
 pub(crate) fn after_fork() -> Option<&'static Tracer> {
     let _errno = KeepErrno::new();
     let parent = CURRENT.swap(null_mut(), Ordering::AcqRel);
-    // SAFETY: the page is never unmapped.
-    if let Some(alive) = unsafe { ALIVE.load(Ordering::Acquire).as_ref() } {
-        alive.store(1, Ordering::Relaxed);
+    let (pulse, is_real) = pulse_word();
+    if is_real {
+        pulse.store(PULSES.fetch_add(1, Ordering::AcqRel).wrapping_add(1), Ordering::Release);
     }
     // SAFETY: tracers are never freed. The parent's ring is not mapped here;
     // only its configuration is looked at.

@@ -18,7 +18,9 @@ use framehop::{ExplicitModuleSectionInfo, Module, MustNotAllocateDuringUnwind, U
 use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::hint::black_box;
 use support::{Library, compile, output, source};
-use traceshim_unwind::{Capturer, FramePointers, ModuleSet, Policy, Regs, Section, StackBounds, StackMemory};
+use traceshim_unwind::{
+    Capturer, FramePointers, Kind, ModuleSet, Policy, Regs, Section, StackBounds, StackMemory,
+};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Method {
@@ -70,13 +72,18 @@ unsafe extern "C" fn capture(bench: *mut c_void, regs: *const Regs) {
     b.frames += match b.method {
         Method::Nothing => 0,
         Method::Ours => {
-            let known = b.capturer.lookup(b.set.generation(), &b.bounds, regs, false, Policy::Table, ROOM);
+            let known = b.capturer.lookup(
+                b.set.generation(),
+                &b.bounds,
+                regs,
+                Kind::new(false, Policy::Table, ROOM, 0),
+            );
             match known {
                 Some(id) => u64::from(black_box(id) != u32::MAX),
                 None => {
                     let o = b.capturer.capture(&b.set, &b.bounds, regs, false, Policy::Table, &mut b.out);
                     b.next_id += 1;
-                    b.capturer.remember(b.next_id);
+                    b.capturer.remember(b.next_id, 0);
                     o.len as u64
                 }
             }

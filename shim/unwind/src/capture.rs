@@ -3,10 +3,10 @@
 
 use crate::learn::Learned;
 use crate::machine::{Machine, Regs};
-use crate::memo::{Memo, Question};
+use crate::memo::{Kind, Memo};
 use crate::memory::{StackBounds, StackMemory};
 use crate::module::ModuleSet;
-use crate::rule::{Kind, Rule};
+use crate::rule::{self, Rule};
 use crate::splice::{Splice, Worth};
 use crate::trace::{Slots, Trace};
 use crate::walk::{self, Frames, Walk};
@@ -63,7 +63,8 @@ pub struct Capturer {
 /// The last capture, while it may be remembered.
 struct Last {
     regs: Regs,
-    question: Question,
+    generation: u64,
+    kind: Kind,
     caller: u64,
     may_be_remembered: bool,
 }
@@ -78,7 +79,7 @@ const _: () = assert!(size_of::<Capturer>() <= Capturer::MAX_BYTES);
 
 impl Capturer {
     /// No version of this type is larger.
-    pub const MAX_BYTES: usize = 96 * 1024;
+    pub const MAX_BYTES: usize = 104 * 1024;
 
     /// Makes a capturer in memory of the caller's; `None` where it is too
     /// small or not aligned to 64 bytes.
@@ -154,12 +155,13 @@ impl Capturer {
             status = self.walk_all_registers(set, mem, regs, ip_is_exact, &mut frames);
         }
         let outcome = Outcome { len: frames.len, status, unwinder };
-        let question = question(set.generation(), policy, ip_is_exact, room);
+        let kind = Kind::new(ip_is_exact, policy, room, 0);
         self.last = Last {
             regs: *regs,
-            question: question.unwrap_or_default(),
+            generation: set.generation(),
+            kind,
             caller: self.callers(mem, regs, ip_is_exact),
-            may_be_remembered: question.is_some() && is_final(status) && self.trace().is_whole(),
+            may_be_remembered: kind.is_remembered() && is_final(status) && self.trace().is_whole(),
         };
         outcome
     }
@@ -174,36 +176,41 @@ impl Capturer {
     /// Gives the last capture's stack a number, by which [`lookup`](Self::lookup)
     /// knows it from now on. Nothing is remembered of a capture that can't be
     /// told by the stack alone (one that left the stack's bounds, say).
-    pub fn remember(&mut self, id: u32) {
+    ///
+    /// `tag` belongs to the question, so that one stack can have a number for each.
+    pub fn remember(&mut self, id: u32, tag: u32) {
         let last = &self.last;
         if last.may_be_remembered {
             let [even, odd] = &self.traces;
             let trace = if self.turn { odd } else { even };
             if trace.describe(&mut self.slots).is_some() {
-                self.memo.remember(last.question, &last.regs, last.caller, &self.slots, id);
+                let kind = last.kind.tagged(tag);
+                self.memo.remember(last.generation, kind, &last.regs, last.caller, &self.slots, id);
             }
             self.last.may_be_remembered = false;
         }
     }
 
-    /// The number of the stack that a capture with these arguments would take,
-    /// where it was remembered and everything that it depends on is unchanged;
-    /// `room` is the capture's `out.len()`. Exact: the capture would write the
-    /// same frames with the same outcome as when it was remembered.
+    /// The number of the stack that a capture of this kind would take, where it
+    /// was remembered and everything that it depends on is unchanged. Exact: the
+    /// capture would write the same frames with the same outcome as when it was
+    /// remembered.
     ///
     /// A stack that spans more than half a megabyte is never remembered.
     #[inline]
-    pub fn lookup(
-        &self,
-        generation: u64,
-        stack: &StackBounds,
-        regs: &Regs,
-        ip_is_exact: bool,
-        policy: Policy,
-        room: usize,
-    ) -> Option<u32> {
-        let question = question(generation, policy, ip_is_exact, room)?;
-        self.memo.lookup(question, stack, regs, || self.callers(stack, regs, ip_is_exact))
+    pub fn lookup(&self, generation: u64, stack: &StackBounds, regs: &Regs, kind: Kind) -> Option<u32> {
+        self.memo.lookup(generation, kind, stack, regs, || self.callers(stack, regs, kind.ip_is_exact()))
+    }
+
+    /// What [`find_remembered`](crate::find_remembered) finds is of this
+    /// generation of modules from now on.
+    pub fn follow(&mut self, generation: u64) {
+        self.memo.follow(generation);
+    }
+
+    /// Where [`find_remembered`](crate::find_remembered) finds what is remembered.
+    pub fn memo(&self) -> *const u8 {
+        (&raw const self.memo).cast()
     }
 
     /// The innermost return addresses, mixed, as far as learned rules tell their
@@ -213,7 +220,8 @@ impl Capturer {
         let mut address = if ip_is_exact { regs.ip } else { regs.ip.wrapping_sub(1) };
         let (mut sp, mut bp, mut mixed) = (regs.sp, regs.bp, 0u64);
         for _ in 0..CALLERS {
-            let Some(rule) = self.learned.rules.get(address).filter(|rule| rule.kind() == Kind::Cfa) else {
+            let Some(rule) = self.learned.rules.get(address).filter(|rule| rule.kind() == rule::Kind::Cfa)
+            else {
                 break;
             };
             let cfa = rule.cfa(sp, bp);
@@ -285,18 +293,6 @@ impl Capturer {
         let [even, odd] = &mut self.traces;
         if self.turn { odd } else { even }
     }
-}
-
-/// What a remembered walk was asked for; `None` where walks aren't remembered.
-#[inline(always)]
-fn question(generation: u64, policy: Policy, ip_is_exact: bool, room: usize) -> Option<Question> {
-    let policy = match policy {
-        Policy::Table | Policy::Auto { c_on_stack: true } => 0,
-        Policy::Auto { c_on_stack: false } => 1,
-        Policy::FramePointer => return None,
-    };
-    let kind = u64::try_from(room).ok()?.checked_mul(4)? | policy << 1 | u64::from(ip_is_exact);
-    Some(Question { generation, kind })
 }
 
 /// Whether the same stack would end so again.

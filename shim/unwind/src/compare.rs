@@ -1,127 +1,85 @@
-#![allow(unsafe_code)]
-//! Comparing a stack with what it was: the memo's inner loop.
+//! A remembered walk's slots as bytes, and comparing a stack with them.
+//!
+//! The offsets of all slots in words from rsp, first those of pairs (a saved
+//! rbp and the return address above it), then those of single ones; behind them
+//! the pairs' values and the single slots'. All are innermost first, and each
+//! kind is filled up to groups of four with the outermost again, so that `find`
+//! needs no loop for a rest.
 
-use crate::memory::StackBounds;
-use std::arch::x86_64::{
-    __m128i, _mm_and_si128, _mm_cmpeq_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8,
-};
+use crate::memo::Entry;
+use crate::memory::{StackBounds, StackMemory};
+use crate::trace::Slots;
 
-/// Where a remembered walk's slots are in its words: the pairs' values, the
-/// single slots' values, then the offsets of both, four to a word. All are
-/// outermost first; offsets are in words from rsp.
-#[derive(Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) pairs: u16,
-    pub(crate) singles: u16,
-    /// The highest offset.
-    pub(crate) extent: u16,
-}
+/// Slots are compared by so many.
+pub(crate) const GROUP: usize = 4;
 
-impl Shape {
-    /// How many words there are.
-    #[inline(always)]
-    pub(crate) fn words(self) -> usize {
-        self.values().wrapping_add(self.offsets().div_ceil(4))
-    }
-
-    #[inline(always)]
-    fn values(self) -> usize {
-        usize::from(self.pairs).wrapping_mul(2).wrapping_add(usize::from(self.singles))
-    }
-
-    #[inline(always)]
-    fn offsets(self) -> usize {
-        usize::from(self.pairs).wrapping_add(usize::from(self.singles))
-    }
-}
-
-/// Writes a walk's slots into words of that shape's number. `None`: they don't fit.
-pub(crate) fn write(words: &mut [u64], slots: &crate::trace::Slots, shape: Shape) -> Option<()> {
-    let (pairs, singles) = (usize::from(shape.pairs), usize::from(shape.singles));
-    let (values, offsets) = words.split_at_mut_checked(shape.values())?;
-    let (pair_values, single_values) = values.split_at_mut_checked(pairs.wrapping_mul(2))?;
-    pair_values.copy_from_slice(slots.pair_values.get(..pairs)?.as_flattened());
-    single_values.copy_from_slice(slots.single_values.get(..singles)?);
-    // SAFETY: any bytes are a valid u16 and part of a valid word, and a word's alignment is enough.
-    let offsets = unsafe { offsets.align_to_mut::<u16>().1 };
-    let (pair_offsets, rest) = offsets.split_at_mut_checked(pairs)?;
-    pair_offsets.copy_from_slice(slots.pair_offsets.get(..pairs)?);
-    rest.get_mut(..singles)?.copy_from_slice(slots.single_offsets.get(..singles)?);
+/// Writes a walk's slots. `None`: they don't fit.
+pub(crate) fn write(record: &mut [u8], slots: &Slots, entry: &Entry) -> Option<()> {
+    let pairs = slots.pair_offsets.get(..slots.pairs)?.iter().zip(slots.pair_values.get(..slots.pairs)?);
+    let singles =
+        slots.single_offsets.get(..slots.singles)?.iter().zip(slots.single_values.get(..slots.singles)?);
+    let (offsets, values) = record.split_at_mut_checked(entry.offset_bytes())?;
+    let (pair_offsets, single_offsets) = offsets.split_at_mut_checked(usize::from(entry.pairs) * 8)?;
+    let (pair_values, single_values) = values.split_at_mut_checked(usize::from(entry.pairs) * 64)?;
+    let pairs = pairs.map(|(offset, [bp, ip])| (*offset, u128::from(*ip) << 64 | u128::from(*bp)));
+    put(pair_offsets, pair_values, pairs.rev(), slots.pairs, |value: u128| value.to_ne_bytes());
+    let singles = singles.map(|(offset, value)| (*offset, *value));
+    put(single_offsets, single_values, singles.rev(), slots.singles, |value: u64| value.to_ne_bytes());
     Some(())
 }
 
-/// Slots compared before a difference is looked at: without a branch each, and
-/// without going far where the innermost already differ.
-const STRIDE: usize = 8;
-
-/// Whether the stack that starts at `sp` has the values in `words`. `false`
-/// where any of them would be outside `stack`.
-#[inline(always)]
-pub(crate) fn same(words: &[u64], shape: Shape, stack: &StackBounds, sp: u64) -> bool {
-    let above = stack.hi().wrapping_sub(sp);
-    let inside = sp <= stack.hi() && sp >= stack.lo() && above >> 3 > u64::from(shape.extent);
-    if !inside || sp & 7 != 0 || words.len() < shape.words() {
-        return false;
+/// Puts slots, and the last of them again until a group is full.
+fn put<T: Copy, const N: usize>(
+    offsets: &mut [u8],
+    values: &mut [u8],
+    slots: impl Iterator<Item = (u16, T)>,
+    len: usize,
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    let places = offsets.chunks_exact_mut(2).zip(values.chunks_exact_mut(N));
+    let mut last = None;
+    let mut slots = slots;
+    for (offset_place, value_place) in places.take(len.next_multiple_of(GROUP)) {
+        last = slots.next().or(last);
+        let Some((offset, value)) = last else { return };
+        offset_place.copy_from_slice(&offset.to_ne_bytes());
+        value_place.copy_from_slice(&bytes(value));
     }
-    let base = core::ptr::with_exposed_provenance::<u64>(sp as usize);
-    // SAFETY: all words from `sp` to the extent, which no offset is above, are
-    // in bounds whose maker promised them readable; and `words` is long enough
-    // for the shape. Every x86-64 has SSE2.
-    unsafe { same_unchecked(words.as_ptr(), shape, base) }
 }
 
-/// # Safety
-/// `words` is valid for `shape.words()` words, and `base` for as many as any
-/// offset in there says.
-#[target_feature(enable = "sse2")]
-#[inline]
-unsafe fn same_unchecked(words: *const u64, shape: Shape, base: *const u64) -> bool {
-    let (pairs, singles) = (usize::from(shape.pairs), usize::from(shape.singles));
-    let pair_values = words.cast::<__m128i>();
-    let single_values = words.wrapping_add(pairs.wrapping_mul(2));
-    let pair_offsets = words.wrapping_add(shape.values()).cast::<u16>();
-    let single_offsets = pair_offsets.wrapping_add(pairs);
-    let load = |p: *const __m128i| {
-        // SAFETY: every pointer below is to a pair of the shape, or to the pair
-        // of stack words that its offset says.
-        unsafe { _mm_loadu_si128(p) }
-    };
-    let word = |p: *const u64| {
-        // SAFETY: every pointer below is to a value of the shape, or to the
-        // stack word that its offset says.
-        unsafe { p.read() }
-    };
-    let offset = |p: *const u16| {
-        // SAFETY: every pointer below is to an offset of the shape.
-        usize::from(unsafe { p.read() })
-    };
-    // Innermost first: from the end.
-    let mut left = pairs;
-    while left > 0 {
-        let first = left.saturating_sub(STRIDE);
-        let mut equal = _mm_set1_epi8(-1);
-        while left > first {
-            left = left.wrapping_sub(1);
-            let at = offset(pair_offsets.wrapping_add(left));
-            let now = load(base.wrapping_add(at).cast());
-            equal = _mm_and_si128(equal, _mm_cmpeq_epi32(now, load(pair_values.wrapping_add(left))));
-        }
-        if _mm_movemask_epi8(equal) != 0xffff {
-            return false;
-        }
-    }
-    let mut left = singles;
-    while left > 0 {
-        let first = left.saturating_sub(STRIDE);
-        let mut different = 0;
-        while left > first {
-            left = left.wrapping_sub(1);
-            let at = offset(single_offsets.wrapping_add(left));
-            different |= word(base.wrapping_add(at)) ^ word(single_values.wrapping_add(left));
-        }
-        if different != 0 {
-            return false;
-        }
-    }
-    true
+/// The slots of a record: offsets, and the words that were there.
+fn slots(record: &[u8], entry: &Entry) -> impl Iterator<Item = (u16, u64)> {
+    let (offsets, values) = record.split_at(record.len().min(entry.offset_bytes()));
+    let (pair_values, single_values) = values.split_at(values.len().min(usize::from(entry.pairs) * 64));
+    let mut offsets = offsets.chunks_exact(2).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+    let pairs = pair_values.chunks_exact(8);
+    let singles = single_values.chunks_exact(8).map(word);
+    let mut offset = 0;
+    let pair_words = pairs.enumerate().map(move |(i, bytes)| (i % 2 == 0, word(bytes)));
+    pair_words.chain(singles.map(|value| (true, value))).map(move |(next, value)| {
+        offset = if next { offsets.next().unwrap_or(u16::MAX) } else { offset.saturating_add(1) };
+        (offset, value)
+    })
+}
+
+/// Whether the stack has the values of `entry`, whose start it has. `false`
+/// where any of them would be outside `stack`.
+pub(crate) fn same(record: &[u8], entry: &Entry, stack: &StackBounds) -> bool {
+    slots(record, entry).all(|(offset, value)| stack.read(address(entry.sp, offset)) == Some(value))
+}
+
+/// The lowest offset where the stack has another value than `entry`.
+pub(crate) fn difference(record: &[u8], entry: &Entry, stack: &StackBounds, sp: u64) -> Option<u16> {
+    let differs = |slot: &(u16, u64)| stack.read(address(sp, slot.0)) != Some(slot.1);
+    slots(record, entry).filter(differs).map(|(offset, _)| offset).min()
+}
+
+/// Whether the word at `offset` is one of the slots.
+pub(crate) fn has_slot(record: &[u8], entry: &Entry, offset: u16) -> bool {
+    slots(record, entry).any(|(slot, _)| slot == offset)
+}
+
+fn address(sp: u64, offset: u16) -> u64 {
+    sp.wrapping_add(u64::from(offset) << 3)
 }

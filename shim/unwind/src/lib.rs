@@ -19,7 +19,7 @@
 //! 5. [`Outcome`] says how long the stack is and why it ends there.
 //! 6. What the walk depended on (`trace`) is kept under a number of the caller's
 //!    ([`Capturer::remember`]), so that the same stack is known without a walk
-//!    ([`Capturer::lookup`], `memo`, `compare`).
+//!    ([`Capturer::lookup`], `memo`, `find`, `compare`).
 //!
 //! `StackStatus::Complete` is claimed only where the call frame information
 //! says that the return address is undefined.
@@ -31,6 +31,7 @@ mod capture;
 mod cfi;
 mod compare;
 mod expr;
+mod find;
 mod frame_pointers;
 mod hot;
 mod learn;
@@ -47,8 +48,10 @@ mod trace;
 mod walk;
 
 pub use capture::{Capturer, Outcome, Policy};
+pub use find::find_remembered;
 pub use frame_pointers::FramePointers;
 pub use machine::Regs;
+pub use memo::Kind;
 pub use memory::{StackArray, StackBounds, StackMemory};
 pub use module::{Module, ModuleDesc, ModuleSet, Section};
 pub use sections::{UnwindSections, sections_of};

@@ -11,57 +11,143 @@
 //! rbp where the walk used it, and only there, since code without frame
 //! pointers keeps anything in it; all slots that decided the walk; no walk that
 //! saw a failed read; bounds that still hold the slots.
+//!
+//! A lookup has two tiers. The first (`find`, in assembly, since trampolines
+//! call it too) tries one entry: the one that was right the last time for this
+//! start. Where one start has several stacks, the places of the words that tell
+//! them apart are learned (*marks*, in a tree of [`Node`]s), and lead to the
+//! entry. The second tier searches the sets that the stack's callers hash to,
+//! and teaches the first.
 
-use crate::compare::{self, Shape};
+use crate::capture::Policy;
+use crate::compare;
+use crate::find::{self, Way};
 use crate::machine::Regs;
 use crate::memory::StackBounds;
 use crate::trace::Slots;
 use std::cell::Cell;
+use std::mem::offset_of;
 
 const SETS: usize = 32;
 const WAYS: usize = 8;
 /// Sets that the stacks of one start and callers may be in.
 const PROBES: usize = 4;
-const RECENT: usize = 64;
-/// Words of slot values and offsets, written round and round.
-const ARENA: usize = 4864;
+/// Nodes of marks.
+pub(crate) const NODES: usize = 1024;
+/// Places that pick an entry.
+pub(crate) const RECENT: usize = 256;
+/// Bytes of slot values and offsets, written round and round.
+pub(crate) const ARENA: usize = 40960;
+/// How often a tree of marks is mended before it is left as it is.
+const LESSONS: usize = 8;
 
-/// What a walk was asked for, beside its registers.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Question {
-    /// The generation of the modules.
-    pub(crate) generation: u64,
-    /// Policy, room for frames, whether the start is exact.
-    pub(crate) kind: u64,
+/// What a capture was asked for beside its registers: policy, room for frames,
+/// whether the start is exact, and a tag of the caller's.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Kind(pub(crate) u64);
+
+impl Kind {
+    /// What is never remembered.
+    const NEVER: Kind = Kind(u64::MAX);
+
+    /// `room` is the capture's `out.len()`; `tag` is the one of
+    /// [`remember`](crate::Capturer::remember).
+    #[inline(always)]
+    pub fn new(ip_is_exact: bool, policy: Policy, room: usize, tag: u32) -> Kind {
+        let policy = match policy {
+            Policy::Table | Policy::Auto { c_on_stack: true } => 0,
+            Policy::Auto { c_on_stack: false } => 1,
+            Policy::FramePointer => return Kind::NEVER,
+        };
+        if room >= 1 << 29 {
+            return Kind::NEVER;
+        }
+        Kind((room as u64) << 2 | policy << 1 | u64::from(ip_is_exact)).tagged(tag)
+    }
+
+    /// As [`find_remembered`](crate::find_remembered) takes it, the tag in the
+    /// upper 32 bits.
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The same, asked for a purpose.
+    #[inline(always)]
+    pub(crate) fn tagged(self, tag: u32) -> Kind {
+        Kind(self.0 | u64::from(tag) << 32)
+    }
+
+    pub(crate) fn is_remembered(self) -> bool {
+        self != Kind::NEVER
+    }
+
+    pub(crate) fn ip_is_exact(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
-/// Valid when zeroed: no tag is 0.
+/// Valid when zeroed: no tag is 0, and no start is at address 0.
+#[repr(C, align(64))]
 pub(crate) struct Memo {
-    /// The entry that was right the last time for starts like this; found
-    /// without a look at the stack.
-    recent: [Cell<u16>; RECENT],
-    tags: [[u32; WAYS]; SETS],
-    entries: [[Entry; WAYS]; SETS],
-    arena: [u64; ARENA],
-    /// Where the next entry's words go, counted on and on: the words at `at`
+    pub(crate) nodes: [Cell<Node>; NODES],
+    /// The entries that were right the last time for a start with these marks,
+    /// with room for another start that has the same hash.
+    pub(crate) recent: [[Cell<u16>; 2]; RECENT],
+    pub(crate) entries: [Entry; SETS * WAYS],
+    pub(crate) arena: Arena,
+    /// Where the next entry's bytes go, counted on and on: the bytes at `at`
     /// are still there while `head - at <= ARENA`.
-    head: u64,
+    pub(crate) head: u64,
+    tags: [[u32; WAYS]; SETS],
     generation: u64,
 }
 
+#[repr(C, align(16))]
+pub(crate) struct Arena([u8; ARENA]);
+
+/// Where the stacks with one hash so far differ: the lower half is the offset
+/// from rsp in words, plus one; the upper half is that of the hash, lower half.
+/// Valid when zeroed: there is no mark.
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+pub(crate) struct Node(u32);
+
+impl Node {
+    /// A mark; `None`: it is too far away.
+    fn new(hash: u32, offset: u16) -> Option<Node> {
+        Some(Node(hash << 16 | u32::from(offset.checked_add(1)?)))
+    }
+
+    pub(crate) fn is_of(self, hash: u32) -> bool {
+        self.0 >> 16 == hash & 0xffff
+    }
+
+    /// The offset.
+    pub(crate) fn mark(self) -> Option<u16> {
+        (self.0 as u16).checked_sub(1)
+    }
+}
+
 #[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Entry {
-    ip: u64,
-    sp: u64,
-    bp: u64,
-    kind: u64,
-    at: u64,
-    id: u32,
-    /// The index in the arena that goes with `at`.
-    index: u32,
-    shape: Shape,
-    bp_is_live: bool,
+#[repr(C, align(64))]
+pub(crate) struct Entry {
+    pub(crate) ip: u64,
+    pub(crate) sp: u64,
+    pub(crate) kind: Kind,
+    pub(crate) bp: u64,
+    /// All ones where rbp matters, else 0.
+    pub(crate) bp_mask: u64,
+    pub(crate) at: u64,
+    pub(crate) id: u32,
+    /// Where the slots' values are: bytes from the memo's start.
+    pub(crate) values: u32,
+    /// Where the slots' offsets are, which end where the values begin.
+    pub(crate) offsets: u32,
+    /// The highest offset of a slot, in words.
+    pub(crate) extent: u16,
+    /// Groups of four.
+    pub(crate) pairs: u8,
+    pub(crate) singles: u8,
 }
 
 /// Where a start's entries are, and a first test of whether one is its own.
@@ -74,8 +160,9 @@ struct Place {
 impl Place {
     /// `caller`: something that tells callers of one function apart.
     #[inline(always)]
-    fn of(regs: &Regs, kind: u64, caller: u64) -> Place {
-        let mixed = regs.ip ^ regs.sp.rotate_left(20) ^ caller.rotate_left(41) ^ kind.rotate_left(57);
+    fn of(regs: &Regs, kind: Kind, caller: u64) -> Place {
+        let mixed = regs.ip ^ regs.sp.rotate_left(20) ^ caller.rotate_left(41) ^ kind.0.rotate_left(57);
+        // 2^64 divided by the golden ratio.
         let hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Place { set: (hash >> 59) as usize, tag: (hash >> 24) as u32 | 1 }
     }
@@ -103,39 +190,30 @@ impl Memo {
     #[inline(always)]
     pub(crate) fn lookup(
         &self,
-        question: Question,
+        generation: u64,
+        kind: Kind,
         stack: &StackBounds,
         regs: &Regs,
         caller: impl FnOnce() -> u64,
     ) -> Option<u32> {
-        if self.generation != question.generation {
+        if self.generation != generation || regs.sp < stack.lo() {
             return None;
         }
-        let recent = self.recent.get((regs.ip ^ regs.sp >> 4) as usize & (RECENT - 1))?;
-        let entry = self.entries.as_flattened().get(usize::from(recent.get()))?;
-        if self.is(entry, question.kind, stack, regs) {
-            return Some(entry.id);
-        }
-        let place = Place::of(regs, question.kind, caller());
-        self.search(place, question.kind, stack, regs, recent)
+        let found = find::remembered(self, kind, stack, regs);
+        found.or_else(|| self.search(Place::of(regs, kind, caller()), kind, stack, regs))
     }
 
-    fn search(
-        &self,
-        place: Place,
-        kind: u64,
-        stack: &StackBounds,
-        regs: &Regs,
-        recent: &Cell<u16>,
-    ) -> Option<u32> {
+    /// The second tier. What it finds the first tier finds from then on.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, place: Place, kind: Kind, stack: &StackBounds, regs: &Regs) -> Option<u32> {
         for set in place.sets() {
-            let (tags, entries) = (self.tags.get(set)?, self.entries.get(set)?);
-            let mut ways = ways_of(tags, place.tag);
+            let mut ways = ways_of(self.tags.get(set)?, place.tag);
             while ways != 0 {
-                let way = ways.trailing_zeros() as usize;
-                let entry = entries.get(way)?;
+                let n = set.wrapping_mul(WAYS).wrapping_add(ways.trailing_zeros() as usize);
+                let entry = self.entries.get(n)?;
                 if self.is(entry, kind, stack, regs) {
-                    recent.set(set.wrapping_mul(WAYS).wrapping_add(way) as u16);
+                    self.teach(n, kind, stack, regs);
                     return Some(entry.id);
                 }
                 ways &= ways.wrapping_sub(1);
@@ -144,40 +222,101 @@ impl Memo {
         None
     }
 
-    #[inline(always)]
-    fn is(&self, entry: &Entry, kind: u64, stack: &StackBounds, regs: &Regs) -> bool {
-        let start = (entry.ip ^ regs.ip) | (entry.sp ^ regs.sp) | (entry.kind ^ kind);
-        let bp = if entry.bp_is_live { entry.bp ^ regs.bp } else { 0 };
-        start | bp == 0
-            && self.head.wrapping_sub(entry.at) <= ARENA as u64
-            && self
-                .arena
-                .get(entry.index as usize..)
-                .is_some_and(|words| compare::same(words, entry.shape, stack, regs.sp))
+    /// Has the first tier find entry `n`, which is the stack's.
+    ///
+    /// A mark is the first slot in which two stacks of one start differ: up to
+    /// there they have the same slots, so that it is one of both. Other words
+    /// of a stack may be anything each time. Where another stack's mark isn't
+    /// this one's, they differ before, and that becomes the mark.
+    #[inline(never)]
+    fn teach(&self, n: usize, kind: Kind, stack: &StackBounds, regs: &Regs) {
+        let Some(entry) = self.entries.get(n) else { return };
+        for _ in 0..LESSONS {
+            let way = Way::of(self, stack, regs);
+            let marks = way.marks.get(..way.len).unwrap_or_default();
+            let (at, offset) = if let Some(at) = marks.iter().position(|&mark| !self.has_slot(entry, mark)) {
+                let others = self.entries.iter().filter(|other| other.starts(kind, regs));
+                let differences = others.filter_map(|other| self.difference(other, stack, regs.sp));
+                let known = marks.get(..at).unwrap_or_default();
+                (at, differences.filter(|offset| !known.contains(offset)).min())
+            } else {
+                let Some([first, second]) = self.recent.get(find::place_of(way.end())) else { return };
+                let of_start = |place: &&Cell<u16>| {
+                    self.entries.get(usize::from(place.get())).is_some_and(|other| other.starts(kind, regs))
+                };
+                let other = [first, second].into_iter().find(of_start);
+                let other = other.and_then(|place| self.entries.get(usize::from(place.get())));
+                let difference = other.and_then(|other| self.difference(other, stack, regs.sp));
+                let Some(offset) = difference else {
+                    if other.is_none() {
+                        second.swap(first);
+                    }
+                    first.set(n as u16);
+                    return;
+                };
+                // From the inside out.
+                (marks.iter().position(|&mark| mark > offset).unwrap_or(way.len), Some(offset))
+            };
+            let offset = offset.filter(|&offset| self.has_slot(entry, offset));
+            let (Some(&hash), true) = (way.hashes.get(at), at < find::MOST_MARKS) else { return };
+            let node = offset.and_then(|offset| Node::new(hash, offset)).unwrap_or_default();
+            if let Some(place) = self.nodes.get(find::node_of(hash)) {
+                place.set(node);
+            }
+        }
+    }
+
+    fn has_slot(&self, entry: &Entry, offset: u16) -> bool {
+        self.record(entry).is_some_and(|record| compare::has_slot(record, entry, offset))
+    }
+
+    fn is(&self, entry: &Entry, kind: Kind, stack: &StackBounds, regs: &Regs) -> bool {
+        entry.starts(kind, regs)
+            && (entry.bp ^ regs.bp) & entry.bp_mask == 0
+            && self.record(entry).is_some_and(|record| compare::same(record, entry, stack))
+    }
+
+    /// The lowest place where the stack isn't what it was for `entry`.
+    fn difference(&self, entry: &Entry, stack: &StackBounds, sp: u64) -> Option<u16> {
+        compare::difference(self.record(entry)?, entry, stack, sp)
+    }
+
+    /// An entry's offsets and values, while they are still there.
+    fn record(&self, entry: &Entry) -> Option<&[u8]> {
+        if self.head.wrapping_sub(entry.at) > ARENA as u64 {
+            return None;
+        }
+        let start = (entry.offsets as usize).checked_sub(offset_of!(Memo, arena))?;
+        self.arena.0.get(start..start.checked_add(entry.bytes())?)
+    }
+
+    /// Forgets everything, where it is of another generation.
+    pub(crate) fn follow(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.tags = [[0; WAYS]; SETS];
+            self.entries.iter_mut().for_each(|entry| entry.ip = 0);
+            self.generation = generation;
+        }
     }
 
     /// Remembers a walk under a number. Whatever can't be remembered isn't.
-    pub(crate) fn remember(&mut self, question: Question, regs: &Regs, caller: u64, slots: &Slots, id: u32) {
-        if self.generation != question.generation {
-            self.tags = [[0; WAYS]; SETS];
-            self.entries.as_flattened_mut().iter_mut().for_each(|entry| entry.ip = 0);
-            self.generation = question.generation;
-        }
-        let Some((at, shape)) = self.write(slots) else { return };
-        let place = Place::of(regs, question.kind, caller);
+    pub(crate) fn remember(
+        &mut self,
+        generation: u64,
+        kind: Kind,
+        regs: &Regs,
+        caller: u64,
+        slots: &Slots,
+        id: u32,
+    ) {
+        self.follow(generation);
+        let Some(mut entry) = self.write(slots) else { return };
+        let place = Place::of(regs, kind, caller);
         let (set, way) = self.oldest(place);
-        let entry = Entry {
-            ip: regs.ip,
-            sp: regs.sp,
-            bp: regs.bp,
-            kind: question.kind,
-            at,
-            id,
-            index: (at % ARENA as u64) as u32,
-            shape,
-            bp_is_live: slots.start_bp_is_live,
-        };
-        if let Some(slot) = self.entries.get_mut(set).and_then(|s| s.get_mut(way)) {
+        (entry.ip, entry.sp, entry.bp) = (regs.ip, regs.sp, regs.bp);
+        (entry.kind, entry.id) = (kind, id);
+        let n = set.wrapping_mul(WAYS).wrapping_add(way);
+        if let Some(slot) = self.entries.get_mut(n) {
             *slot = entry;
         }
         if let Some(slot) = self.tags.get_mut(set).and_then(|s| s.get_mut(way)) {
@@ -190,7 +329,9 @@ impl Memo {
     fn oldest(&self, place: Place) -> (usize, usize) {
         let mut oldest = (u64::MAX, place.set, 0);
         for set in place.sets() {
-            let (Some(tags), Some(entries)) = (self.tags.get(set), self.entries.get(set)) else {
+            let (Some(tags), Some(entries)) =
+                (self.tags.get(set), self.entries.get(set.wrapping_mul(WAYS)..))
+            else {
                 break;
             };
             for (way, (known, entry)) in tags.iter().zip(entries).enumerate() {
@@ -203,23 +344,52 @@ impl Memo {
         (oldest.1, oldest.2)
     }
 
-    /// Writes a walk's slots into the arena; returns where, counted on.
-    fn write(&mut self, slots: &Slots) -> Option<(u64, Shape)> {
-        let shape = Shape {
-            pairs: u16::try_from(slots.pairs).ok()?,
-            singles: u16::try_from(slots.singles).ok()?,
+    /// Writes a walk's slots into the arena; an entry that knows where.
+    fn write(&mut self, slots: &Slots) -> Option<Entry> {
+        let mut entry = Entry {
+            ip: 0,
+            sp: 0,
+            kind: Kind::default(),
+            bp: 0,
+            bp_mask: if slots.start_bp_is_live { u64::MAX } else { 0 },
+            at: 0,
+            id: 0,
+            values: 0,
             extent: slots.extent,
+            offsets: 0,
+            pairs: u8::try_from(slots.pairs.div_ceil(compare::GROUP)).ok()?,
+            singles: u8::try_from(slots.singles.div_ceil(compare::GROUP)).ok()?,
         };
-        let words = shape.words();
-        if words > ARENA {
+        let bytes = entry.bytes().next_multiple_of(16);
+        if bytes > ARENA {
             return None;
         }
         // Never across the end.
         let room = ARENA.wrapping_sub((self.head % ARENA as u64) as usize);
-        let at = if words <= room { self.head } else { self.head.wrapping_add(room as u64) };
-        self.head = at.wrapping_add(words as u64);
-        let place = self.arena.get_mut((at % ARENA as u64) as usize..)?.get_mut(..words)?;
-        compare::write(place, slots, shape)?;
-        Some((at, shape))
+        let at = if bytes <= room { self.head } else { self.head.wrapping_add(room as u64) };
+        self.head = at.wrapping_add(bytes as u64);
+        let start = (at % ARENA as u64) as usize;
+        entry.at = at;
+        entry.offsets = u32::try_from(offset_of!(Memo, arena).wrapping_add(start)).ok()?;
+        entry.values = entry.offsets.wrapping_add(entry.offset_bytes() as u32);
+        compare::write(self.arena.0.get_mut(start..)?.get_mut(..bytes)?, slots, &entry)?;
+        Some(entry)
+    }
+}
+
+impl Entry {
+    /// Whether it is one of this start.
+    fn starts(&self, kind: Kind, regs: &Regs) -> bool {
+        (self.ip ^ regs.ip) | (self.sp ^ regs.sp) | (self.kind.0 ^ kind.0) == 0
+    }
+
+    /// Bytes of offsets: a multiple of 16, since pairs are compared in place.
+    pub(crate) fn offset_bytes(&self) -> usize {
+        (usize::from(self.pairs) + usize::from(self.singles)).next_multiple_of(2) * 8
+    }
+
+    /// Bytes of offsets and values.
+    fn bytes(&self) -> usize {
+        self.offset_bytes() + usize::from(self.pairs) * 64 + usize::from(self.singles) * 32
     }
 }

@@ -9,7 +9,7 @@ use cfi::*;
 use proptest::prelude::*;
 use std::sync::Arc;
 use traceshim_unwind::{
-    Capturer, FramePointers, ModuleDesc, ModuleSet, Policy, Regs, Section, StackArray, StackBounds,
+    Capturer, FramePointers, Kind, ModuleDesc, ModuleSet, Policy, Regs, Section, StackArray, StackBounds,
     StackStatus,
 };
 
@@ -108,8 +108,8 @@ proptest! {
         prop_assert_ne!(take(Policy::FramePointer, true).2, StackStatus::Complete);
         // The memo has the same answer or none.
         take(Policy::Table, true);
-        capturer.remember(3);
-        let found = capturer.lookup(1, &bounds, &regs, exact, Policy::Table, 100);
+        capturer.remember(3, 0);
+        let found = capturer.lookup(1, &bounds, &regs, Kind::new(exact, Policy::Table, 100, 0));
         prop_assert!(found.is_none_or(|id| id == 3));
     }
 }

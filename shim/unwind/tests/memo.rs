@@ -11,7 +11,7 @@ mod simulated;
 
 use scene::{CODE, ROOM, Scene, set};
 use simulated::{Program, Random, Shape, site};
-use traceshim_unwind::{Capturer, Outcome, Policy, Regs, StackBounds, StackStatus};
+use traceshim_unwind::{Capturer, Kind, Outcome, Policy, Regs, StackBounds, StackStatus};
 
 const AUTO: Policy = Policy::Auto { c_on_stack: false };
 
@@ -63,7 +63,7 @@ fn random_programs() {
         let regs = program.regs();
         let right = program.frames();
         let bounds = program.bounds();
-        match capturer.lookup(generation, &bounds, &regs, false, policy, ROOM) {
+        match capturer.lookup(generation, &bounds, &regs, Kind::new(false, policy, ROOM, 0)) {
             Some(id) => {
                 hits += 1;
                 let (frames, outcome) = &stacks[id as usize];
@@ -81,10 +81,10 @@ fn random_programs() {
                     let last = &stacks.last().expect("a last stack").0;
                     assert_eq!(out[out.len() - outer..], last[last.len() - outer..], "event {total}");
                 }
-                capturer.remember(stacks.len() as u32);
+                capturer.remember(stacks.len() as u32, 0);
                 stacks.push((out, o));
                 // What was just remembered is known.
-                let again = capturer.lookup(generation, &bounds, &regs, false, policy, ROOM);
+                let again = capturer.lookup(generation, &bounds, &regs, Kind::new(false, policy, ROOM, 0));
                 assert_eq!(again, Some(stacks.len() as u32 - 1), "event {total}");
             }
         }
@@ -127,7 +127,7 @@ fn another_generation_of_modules_knows_nothing() {
     scene.set = set(&other, 2);
     let bounds = scene.stack.bounds();
     let regs = scene.regs;
-    assert_eq!(scene.capturer.lookup(2, &bounds, &regs, false, Policy::Table, ROOM), None);
+    assert_eq!(scene.capturer.lookup(2, &bounds, &regs, Kind::new(false, Policy::Table, ROOM, 0)), None);
     let (after, status) = scene.capture();
     assert_ne!(before, after);
     assert_eq!(status, StackStatus::Complete);
@@ -185,7 +185,7 @@ fn slots_outside_the_stack_are_not_read() {
     ] {
         // SAFETY: no more than the words, which are there.
         let bounds = unsafe { StackBounds::new(lo, hi) };
-        let found = scene.capturer.lookup(1, &bounds, &regs, false, Policy::Table, ROOM);
+        let found = scene.capturer.lookup(1, &bounds, &regs, Kind::new(false, Policy::Table, ROOM, 0));
         assert_eq!(found, known, "{lo:#x}..{hi:#x}");
     }
 }
@@ -195,7 +195,7 @@ fn a_walk_that_could_not_read_is_not_remembered() {
     // The caller is beyond the end.
     let mut scene = Scene::new(0, &[9, site(0, 0)], &[], None);
     assert_eq!(scene.capture().1, StackStatus::OutOfBounds);
-    scene.capturer.remember(5);
+    scene.capturer.remember(5, 0);
     assert_eq!(scene.lookup(), None);
     // The stack isn't the one that it was taken for.
     let mut scene = Scene::new(0, &[9, site(3, 0), 0], &[], None);
@@ -206,7 +206,7 @@ fn a_walk_that_could_not_read_is_not_remembered() {
     let regs = scene.regs;
     let o = scene.capturer.capture(&scene.set, &nothing, &regs, false, Policy::Table, &mut out);
     assert_eq!(o.status, StackStatus::UnknownStack);
-    scene.capturer.remember(5);
+    scene.capturer.remember(5, 0);
     assert_eq!(scene.lookup(), None);
 }
 
@@ -215,7 +215,9 @@ fn another_question_is_another_walk() {
     let mut scene = plain();
     scene.remember();
     let (bounds, regs) = (scene.stack.bounds(), scene.regs);
-    let ask = |regs: &Regs, exact, policy, room| scene.capturer.lookup(1, &bounds, regs, exact, policy, room);
+    let ask = |regs: &Regs, exact, policy, room| {
+        scene.capturer.lookup(1, &bounds, regs, Kind::new(exact, policy, room, 0))
+    };
     assert_eq!(ask(&regs, false, Policy::Table, ROOM), Some(5));
     assert_eq!(ask(&regs, false, Policy::Auto { c_on_stack: true }, ROOM), Some(5));
     assert_eq!(ask(&regs, true, Policy::Table, ROOM), None);
@@ -248,17 +250,17 @@ fn many_stacks_are_known_at_once_and_old_ones_are_forgotten() {
         let regs = set_up(n, &mut words);
         let o = capturer.capture(&modules, &bounds, &regs, false, Policy::Table, &mut out);
         assert_eq!((o.len, o.status), (17, StackStatus::Complete));
-        capturer.remember(n as u32);
+        capturer.remember(n as u32, 0);
         for back in 0..n.min(30) {
             let regs = set_up(n - back, &mut words);
-            let found = capturer.lookup(1, &bounds, &regs, false, Policy::Table, ROOM);
+            let found = capturer.lookup(1, &bounds, &regs, Kind::new(false, Policy::Table, ROOM, 0));
             assert_eq!(found, Some((n - back) as u32), "{back} before {n}");
         }
     }
     let known = (0..5000u64)
         .filter(|n| {
             let regs = set_up(*n, &mut words);
-            let found = capturer.lookup(1, &bounds, &regs, false, Policy::Table, ROOM);
+            let found = capturer.lookup(1, &bounds, &regs, Kind::new(false, Policy::Table, ROOM, 0));
             assert!(found.is_none_or(|id| u64::from(id) == *n));
             found.is_some()
         })

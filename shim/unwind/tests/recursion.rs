@@ -9,7 +9,7 @@ mod support;
 use calls::{AROUND, Job};
 use std::ffi::{c_int, c_void};
 use support::{Library, compile, have, output, source};
-use traceshim_unwind::{Capturer, FramePointers, ModuleSet, Policy, Regs, StackStatus};
+use traceshim_unwind::{Capturer, FramePointers, Kind, ModuleSet, Policy, Regs, StackStatus};
 
 const ROOM: usize = 128;
 
@@ -44,7 +44,7 @@ unsafe extern "C" fn capture(state: *mut c_void, regs: *const Regs) {
     if o.status != StackStatus::Complete || right.len() as i64 != s.depth + i64::from(AROUND as i32) {
         s.wrong.push(format!("walk: {o:?}"));
     }
-    match s.memo.lookup(1, &bounds, &regs, false, Policy::Table, ROOM) {
+    match s.memo.lookup(1, &bounds, &regs, Kind::new(false, Policy::Table, ROOM, 0)) {
         Some(id) => {
             s.hits += 1;
             if s.stacks[id as usize] != right {
@@ -55,7 +55,7 @@ unsafe extern "C" fn capture(state: *mut c_void, regs: *const Regs) {
             let mut out = vec![0; ROOM];
             let o = s.memo.capture(&s.set, &bounds, &regs, false, Policy::Table, &mut out);
             out.truncate(o.len);
-            s.memo.remember(s.stacks.len() as u32);
+            s.memo.remember(s.stacks.len() as u32, 0);
             if out != right {
                 s.wrong.push("a walk that is remembered is another".to_owned());
             }

@@ -109,5 +109,5 @@ fn modules_are_shared_by_threads_and_capturers_made_in_place() {
     }
     // SAFETY: as above.
     let capturer = unsafe { Capturer::from_zeroed(at(aligned), Capturer::MAX_BYTES) };
-    capturer.expect("a capturer").remember(1);
+    capturer.expect("a capturer").remember(1, 0);
 }

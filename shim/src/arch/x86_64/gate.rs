@@ -103,6 +103,8 @@ pub(crate) unsafe extern "C" fn gate() {
         "jbe 5f",
         "4:",
         "inc qword ptr [r12 + {reentered}]",
+        // The next event takes the long way, where this is counted.
+        "mov qword ptr [r12 + {armed}], 0",
         "xor eax, eax",
         "jmp 90f",
         "5:",
@@ -213,6 +215,7 @@ pub(crate) unsafe extern "C" fn gate() {
         lo = const offset_of!(ThreadState, stack_lo),
         hi = const offset_of!(ThreadState, stack_hi),
         reentered = const offset_of!(ThreadState, reentered),
+        armed = const offset_of!(ThreadState, armed),
         block_bytes = const BLOCK_BYTES,
         free = sym FREE_BLOCKS,
         vector_state = sym VECTOR_STATE,
@@ -226,6 +229,7 @@ pub(crate) unsafe extern "C" fn gate() {
 /// handler of the gate, which still uses the block.
 pub(crate) fn give_back(state: &mut ThreadState) {
     let block = std::mem::replace(&mut state.block, std::ptr::null_mut());
+    state.armed = 0;
     if block.is_null() {
         return;
     }

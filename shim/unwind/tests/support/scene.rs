@@ -4,7 +4,7 @@
 
 use crate::simulated::{self, BIAS, Shape, module, site};
 use traceshim_unwind::{
-    Capturer, FramePointers, ModuleDesc, ModuleSet, Policy, Regs, StackBounds, StackStatus,
+    Capturer, FramePointers, Kind, ModuleDesc, ModuleSet, Policy, Regs, StackBounds, StackStatus,
 };
 
 /// Room for frames that no stack here fills.
@@ -76,14 +76,14 @@ impl Scene {
 
     pub(crate) fn lookup(&mut self) -> Option<u32> {
         let bounds = self.stack.bounds();
-        self.capturer.lookup(1, &bounds, &self.regs, false, Policy::Table, ROOM)
+        self.capturer.lookup(1, &bounds, &self.regs, Kind::new(false, Policy::Table, ROOM, 0))
     }
 
     /// Captures and remembers as 5.
     pub(crate) fn remember(&mut self) -> Vec<u64> {
         let (frames, status) = self.capture();
         assert_eq!(status, StackStatus::Complete);
-        self.capturer.remember(5);
+        self.capturer.remember(5, 0);
         assert_eq!(self.lookup(), Some(5));
         frames
     }
