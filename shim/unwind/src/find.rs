@@ -6,10 +6,9 @@
 //! calls the same. It touches nothing wider than 16 bytes.
 
 use crate::machine::Regs;
-use crate::memo::{ARENA, Entry, Kind, Memo, NODES, Node, RECENT};
+use crate::memo::{ARENA, Entry, Kind, LEAVES, Memo, NODES, Tagged};
 use crate::memory::{StackBounds, StackMemory};
 use std::arch::{asm, naked_asm};
-use std::cell::Cell;
 use std::mem::offset_of;
 
 /// Mixes the bits of a hash upwards (2^32 divided by the golden ratio).
@@ -17,6 +16,8 @@ const MULTIPLIER: u32 = 0x9e37_79b1;
 const SHIFT: u32 = u32::BITS - NODES.trailing_zeros();
 /// Most marks on the way to an entry.
 pub(crate) const MOST_MARKS: usize = 24;
+/// Leaves the tag's bits of a kind (see [`Kind::word`]), above the last few.
+const TAG_SHIFT: u32 = 22;
 /// By how much the hash turns at each mark.
 const TURN: u32 = 11;
 
@@ -37,29 +38,39 @@ pub unsafe extern "C" fn find_remembered() {
         ".cfi_startproc",
         // The hash of the start.
         "mov rax, r9",
+        "mov rdx, r11",
         "shr rax, 4",
+        "shr rdx, {tag_shift}",
         "add eax, r8d",
+        "add eax, edx",
         // And of what tells its stacks apart.
         "imul edx, eax, {multiplier}",
         "shr edx, {shift}",
-        "mov ecx, [rdi + rdx * 4 + {nodes}]",
-        "rol ecx, 16",
+        "mov rcx, [rdi + rdx * 8 + {nodes}]",
+        "cmp cx, ax",
+        "je 10f",
+        "ror rcx, 32",
         "cmp cx, ax",
         "je 10f",
         "2:",
-        "shr edx, {places_shift}",
-        // Either of two entries.
-        "lea rdx, [rdi + rdx * 4 + {recent}]",
-        "movzx eax, word ptr [rdx]",
+        "shr edx, {leaves_shift}",
+        "mov rcx, [rdi + rdx * 8 + {leaves}]",
+        "cmp cx, ax",
+        "je 7f",
+        "ror rcx, 32",
+        "cmp cx, ax",
+        "jne 9f",
+        "7:",
+        "mov eax, ecx",
+        "shr eax, 16",
         "shl eax, 6",
         "lea rax, [rdi + rax + {entries}]",
         "cmp [rax + {ip}], r8",
-        "jne 7f",
+        "jne 9f",
         "cmp [rax + {sp}], r9",
-        "jne 7f",
+        "jne 9f",
         "cmp [rax + {kind}], r11",
-        "jne 7f",
-        "8:",
+        "jne 9f",
         "xor r10, [rax + {bp}]",
         "test r10, [rax + {bp_mask}]",
         "jnz 9f",
@@ -164,16 +175,6 @@ pub unsafe extern "C" fn find_remembered() {
         "jnz 5b",
         "6:",
         "ret",
-        "7:",
-        "movzx eax, word ptr [rdx + 2]",
-        "shl eax, 6",
-        "lea rax, [rdi + rax + {entries}]",
-        "cmp [rax + {ip}], r8",
-        "jne 9f",
-        "cmp [rax + {sp}], r9",
-        "jne 9f",
-        "cmp [rax + {kind}], r11",
-        "je 8b",
         "9:",
         "mov rax, -1",
         "ret",
@@ -190,10 +191,13 @@ pub unsafe extern "C" fn find_remembered() {
         "xor eax, [rcx - 8]",
         "imul edx, eax, {multiplier}",
         "shr edx, {shift}",
-        "mov ecx, [rdi + rdx * 4 + {nodes}]",
-        "rol ecx, 16",
+        "mov rcx, [rdi + rdx * 8 + {nodes}]",
+        "cmp cx, ax",
+        "je 13f",
+        "ror rcx, 32",
         "cmp cx, ax",
         "jne 12f",
+        "13:",
         "sub r11d, 1",
         "jnz 11b",
         "12:",
@@ -202,11 +206,12 @@ pub unsafe extern "C" fn find_remembered() {
         ".cfi_endproc",
         nodes = const offset_of!(Memo, nodes),
         most_marks = const MOST_MARKS,
-        places_shift = const (NODES / RECENT).trailing_zeros(),
+        tag_shift = const TAG_SHIFT,
+        leaves_shift = const (NODES / LEAVES).trailing_zeros(),
         turn = const TURN,
         multiplier = const MULTIPLIER as i32,
         shift = const SHIFT,
-        recent = const offset_of!(Memo, recent),
+        leaves = const offset_of!(Memo, leaves),
         entries = const offset_of!(Memo, entries),
         ip = const offset_of!(Entry, ip),
         sp = const offset_of!(Entry, sp),
@@ -225,8 +230,9 @@ pub unsafe extern "C" fn find_remembered() {
     )
 }
 
-// What the assembly has as shifts.
-const _: () = assert!(size_of::<Entry>() == 64);
+// What the assembly has as shifts and halves.
+const _: () = assert!(size_of::<Entry>() == 64 && size_of::<Tagged>() == 4);
+const _: () = assert!(offset_of!(Tagged, tag) == 0 && offset_of!(Tagged, value) == 2);
 const _: () = assert!(offset_of!(Memo, arena).is_multiple_of(16) && ARENA.is_multiple_of(16));
 
 /// The same for Rust.
@@ -269,13 +275,14 @@ pub(crate) struct Way {
 
 impl Way {
     /// The way of a stack.
-    pub(crate) fn of(memo: &Memo, stack: &StackBounds, regs: &Regs) -> Way {
+    pub(crate) fn of(memo: &Memo, kind: Kind, stack: &StackBounds, regs: &Regs) -> Way {
         let mut way = Way { hashes: [0; MOST_MARKS + 1], marks: [0; MOST_MARKS], len: 0 };
-        let mut hash = ((regs.sp >> 4) as u32).wrapping_add(regs.ip as u32);
+        let kind = (kind.word() >> TAG_SHIFT) as u32;
+        let mut hash = ((regs.sp >> 4) as u32).wrapping_add(regs.ip as u32).wrapping_add(kind);
         for (place, at) in way.marks.iter_mut().zip(&mut way.hashes) {
             *at = hash;
-            let node = memo.nodes.get(node_of(hash)).map(Cell::get).filter(|node| node.is_of(hash));
-            let Some(offset) = node.and_then(Node::mark) else { return way };
+            let node = memo.nodes.get(node_of(hash)).and_then(|pair| Tagged::find(pair, hash));
+            let Some(offset) = node.and_then(|(_, value)| value.checked_sub(1)) else { return way };
             let Some(word) = stack.read(regs.sp.wrapping_add(u64::from(offset) * 8)) else { return way };
             *place = offset;
             way.len = way.len.wrapping_add(1);
@@ -298,7 +305,7 @@ pub(crate) fn node_of(hash: u32) -> usize {
     (hash.wrapping_mul(MULTIPLIER) >> SHIFT) as usize
 }
 
-/// Where the numbers of a hash's entries are.
-pub(crate) fn place_of(hash: u32) -> usize {
-    node_of(hash) / (NODES / RECENT)
+/// Where the leaf of a hash is.
+pub(crate) fn leaf_of(hash: u32) -> usize {
+    node_of(hash) / (NODES / LEAVES)
 }

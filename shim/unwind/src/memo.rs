@@ -15,7 +15,7 @@
 //! A lookup has two tiers. The first (`find`, in assembly, since trampolines
 //! call it too) tries one entry: the one that was right the last time for this
 //! start. Where one start has several stacks, the places of the words that tell
-//! them apart are learned (*marks*, in a tree of [`Node`]s), and lead to the
+//! them apart are learned (*marks*, in a tree of nodes), and lead to the
 //! entry. The second tier searches the sets that the stack's callers hash to,
 //! and teaches the first.
 
@@ -32,10 +32,10 @@ const SETS: usize = 32;
 const WAYS: usize = 8;
 /// Sets that the stacks of one start and callers may be in.
 const PROBES: usize = 4;
-/// Nodes of marks.
-pub(crate) const NODES: usize = 1024;
-/// Places that pick an entry.
-pub(crate) const RECENT: usize = 256;
+/// Pairs of nodes of marks.
+pub(crate) const NODES: usize = 512;
+/// Pairs of places that lead to an entry.
+pub(crate) const LEAVES: usize = 256;
 /// Bytes of slot values and offsets, written round and round.
 pub(crate) const ARENA: usize = 40960;
 /// How often a tree of marks is mended before it is left as it is.
@@ -86,45 +86,57 @@ impl Kind {
     }
 }
 
-/// Valid when zeroed: no tag is 0, and no start is at address 0.
+/// Valid when zeroed: no tag of a set is 0, and no start is at address 0.
 #[repr(C, align(64))]
 pub(crate) struct Memo {
-    pub(crate) nodes: [Cell<Node>; NODES],
-    /// The entries that were right the last time for a start with these marks,
-    /// with room for another start that has the same hash.
-    pub(crate) recent: [[Cell<u16>; 2]; RECENT],
+    pub(crate) nodes: [[Cell<Tagged>; 2]; NODES],
+    pub(crate) leaves: [[Cell<Tagged>; 2]; LEAVES],
     pub(crate) entries: [Entry; SETS * WAYS],
     pub(crate) arena: Arena,
     /// Where the next entry's bytes go, counted on and on: the bytes at `at`
     /// are still there while `head - at <= ARENA`.
     pub(crate) head: u64,
     tags: [[u32; WAYS]; SETS],
+    /// For each node an entry on whose account it was made.
+    examples: [[Cell<u16>; 2]; NODES],
+    /// Counts what was replaced.
+    replaced: Cell<usize>,
     generation: u64,
 }
 
 #[repr(C, align(16))]
 pub(crate) struct Arena([u8; ARENA]);
 
-/// Where the stacks with one hash so far differ: the lower half is the offset
-/// from rsp in words, plus one; the upper half is that of the hash, lower half.
-/// Valid when zeroed: there is no mark.
-#[derive(Clone, Copy, Default)]
-#[repr(transparent)]
-pub(crate) struct Node(u32);
+/// Half of a hash, and what is known of stacks with this hash: in a node, where
+/// they differ (an offset from rsp in words, plus one); in a leaf, the entry
+/// that was right the last time.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Tagged {
+    pub(crate) tag: u16,
+    pub(crate) value: u16,
+}
 
-impl Node {
-    /// A mark; `None`: it is too far away.
-    fn new(hash: u32, offset: u16) -> Option<Node> {
-        Some(Node(hash << 16 | u32::from(offset.checked_add(1)?)))
+impl Tagged {
+    fn new(hash: u32, value: u16) -> Tagged {
+        Tagged { tag: hash as u16, value }
     }
 
-    pub(crate) fn is_of(self, hash: u32) -> bool {
-        self.0 >> 16 == hash & 0xffff
+    /// Which of a pair has the hash, and its value.
+    pub(crate) fn find(pair: &[Cell<Tagged>; 2], hash: u32) -> Option<(usize, u16)> {
+        let n = pair.iter().position(|place| place.get().tag == hash as u16)?;
+        pair.get(n).map(|place| (n, place.get().value))
     }
 
-    /// The offset.
-    pub(crate) fn mark(self) -> Option<u16> {
-        (self.0 as u16).checked_sub(1)
+    /// Puts a value where the hash has its place, or else in the place of
+    /// `victim`; returns which.
+    fn put(self, pair: &[Cell<Tagged>; 2], victim: usize) -> usize {
+        let free = || pair.iter().position(|place| place.get() == Tagged::default());
+        let n = pair.iter().position(|place| place.get().tag == self.tag).or_else(free).unwrap_or(victim);
+        if let Some(place) = pair.get(n) {
+            place.set(self);
+        }
+        n
     }
 }
 
@@ -225,45 +237,70 @@ impl Memo {
     /// Has the first tier find entry `n`, which is the stack's.
     ///
     /// A mark is the first slot in which two stacks of one start differ: up to
-    /// there they have the same slots, so that it is one of both. Other words
-    /// of a stack may be anything each time. Where another stack's mark isn't
-    /// this one's, they differ before, and that becomes the mark.
+    /// there they have the same slots, so that it is one of both. (Other words
+    /// of a stack may be anything each time.) Marks are met from the inside
+    /// out; a mark that isn't a slot of this stack was made for stacks that
+    /// differ from it further inside.
     #[inline(never)]
     fn teach(&self, n: usize, kind: Kind, stack: &StackBounds, regs: &Regs) {
         let Some(entry) = self.entries.get(n) else { return };
         for _ in 0..LESSONS {
-            let way = Way::of(self, stack, regs);
+            let way = Way::of(self, kind, stack, regs);
             let marks = way.marks.get(..way.len).unwrap_or_default();
-            let (at, offset) = if let Some(at) = marks.iter().position(|&mark| !self.has_slot(entry, mark)) {
-                let others = self.entries.iter().filter(|other| other.starts(kind, regs));
-                let differences = others.filter_map(|other| self.difference(other, stack, regs.sp));
-                let known = marks.get(..at).unwrap_or_default();
-                (at, differences.filter(|offset| !known.contains(offset)).min())
-            } else {
-                let Some([first, second]) = self.recent.get(find::place_of(way.end())) else { return };
-                let of_start = |place: &&Cell<u16>| {
-                    self.entries.get(usize::from(place.get())).is_some_and(|other| other.starts(kind, regs))
-                };
-                let other = [first, second].into_iter().find(of_start);
-                let other = other.and_then(|place| self.entries.get(usize::from(place.get())));
-                let difference = other.and_then(|other| self.difference(other, stack, regs.sp));
-                let Some(offset) = difference else {
-                    if other.is_none() {
-                        second.swap(first);
-                    }
-                    first.set(n as u16);
-                    return;
-                };
-                // From the inside out.
-                (marks.iter().position(|&mark| mark > offset).unwrap_or(way.len), Some(offset))
+            let stray = marks.iter().position(|&mark| !self.has_slot(entry, mark));
+            let other = match stray {
+                Some(at) => way.hashes.get(at).and_then(|&hash| self.example(hash)),
+                None => self.leaf(way.end()),
             };
-            let offset = offset.filter(|&offset| self.has_slot(entry, offset));
-            let (Some(&hash), true) = (way.hashes.get(at), at < find::MOST_MARKS) else { return };
-            let node = offset.and_then(|offset| Node::new(hash, offset)).unwrap_or_default();
-            if let Some(place) = self.nodes.get(find::node_of(hash)) {
-                place.set(node);
+            let other = other.filter(|other| other.starts(kind, regs));
+            let Some(offset) = other.and_then(|other| self.difference(other, stack, regs.sp)) else {
+                // Nothing to tell it apart from (any more).
+                let Some(at) = stray else { return self.put_leaf(way.end(), n) };
+                self.put_node(way.hashes.get(at), None, n);
+                continue;
+            };
+            let at = marks.iter().position(|&mark| mark > offset).unwrap_or(way.len);
+            if at >= find::MOST_MARKS || !self.has_slot(entry, offset) {
+                return self.put_leaf(way.end(), n);
             }
+            self.put_node(way.hashes.get(at), Some(offset), n);
         }
+    }
+
+    /// The entry on whose account the node of a hash was made.
+    fn example(&self, hash: u32) -> Option<&Entry> {
+        let set = find::node_of(hash);
+        let (way, _) = Tagged::find(self.nodes.get(set)?, hash)?;
+        self.entries.get(usize::from(self.examples.get(set)?.get(way)?.get()))
+    }
+
+    /// The entry that a hash leads to.
+    fn leaf(&self, hash: u32) -> Option<&Entry> {
+        let (_, n) = Tagged::find(self.leaves.get(find::leaf_of(hash))?, hash)?;
+        self.entries.get(usize::from(n))
+    }
+
+    fn put_leaf(&self, hash: u32, n: usize) {
+        if let Some(pair) = self.leaves.get(find::leaf_of(hash)) {
+            Tagged::new(hash, n as u16).put(pair, self.victim());
+        }
+    }
+
+    fn put_node(&self, hash: Option<&u32>, mark: Option<u16>, n: usize) {
+        let Some(&hash) = hash else { return };
+        let set = find::node_of(hash);
+        let (Some(pair), Some(examples)) = (self.nodes.get(set), self.examples.get(set)) else { return };
+        let value = mark.and_then(|mark| mark.checked_add(1)).unwrap_or_default();
+        let way = Tagged::new(hash, value).put(pair, self.victim());
+        if let Some(example) = examples.get(way) {
+            example.set(n as u16);
+        }
+    }
+
+    /// Which of two makes room.
+    fn victim(&self) -> usize {
+        self.replaced.set(self.replaced.get().wrapping_add(1));
+        self.replaced.get() % 2
     }
 
     fn has_slot(&self, entry: &Entry, offset: u16) -> bool {
@@ -294,6 +331,8 @@ impl Memo {
     pub(crate) fn follow(&mut self, generation: u64) {
         if self.generation != generation {
             self.tags = [[0; WAYS]; SETS];
+            self.nodes.iter_mut().for_each(|pair| *pair = Default::default());
+            self.leaves.iter_mut().for_each(|pair| *pair = Default::default());
             self.entries.iter_mut().for_each(|entry| entry.ip = 0);
             self.generation = generation;
         }
