@@ -199,7 +199,14 @@ impl Capturer {
     /// A stack that spans more than half a megabyte is never remembered.
     #[inline]
     pub fn lookup(&self, generation: u64, stack: &StackBounds, regs: &Regs, kind: Kind) -> Option<u32> {
-        self.memo.lookup(generation, kind, stack, regs, || self.callers(stack, regs, kind.ip_is_exact()))
+        self.memo.lookup(generation, kind, stack, regs).or_else(|| self.search(generation, stack, regs, kind))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search(&self, generation: u64, stack: &StackBounds, regs: &Regs, kind: Kind) -> Option<u32> {
+        let caller = self.callers(stack, regs, kind.ip_is_exact());
+        self.memo.search(generation, kind, stack, regs, caller)
     }
 
     /// What [`find_remembered`](crate::find_remembered) finds is of this

@@ -21,6 +21,47 @@ const TAG_SHIFT: u32 = 22;
 /// By how much the hash turns at each mark.
 const TURN: u32 = 11;
 
+/// Compares two pairs, word by word.
+macro_rules! two_pairs {
+    ($offset:literal $value:literal) => {
+        concat!(
+            "movzx r8d, word ptr [rsi + ",
+            $offset,
+            "]\n",
+            "movzx r10d, word ptr [rsi + 2 + ",
+            $offset,
+            "]\n",
+            "mov r11, [r9 + r8 * 8]\n",
+            "mov r8, [r9 + r8 * 8 + 8]\n",
+            "cmp r11, [rdx + ",
+            $value,
+            "]\n",
+            "jne 9f\n",
+            "cmp r8, [rdx + 8 + ",
+            $value,
+            "]\n",
+            "jne 9f\n",
+            "mov r11, [r9 + r10 * 8]\n",
+            "mov r10, [r9 + r10 * 8 + 8]\n",
+            "cmp r11, [rdx + 16 + ",
+            $value,
+            "]\n",
+            "jne 9f\n",
+            "cmp r10, [rdx + 24 + ",
+            $value,
+            "]\n",
+            "jne 9f\n",
+        )
+    };
+}
+
+/// Compares a group of pairs, word by word.
+macro_rules! pairs {
+    () => {
+        concat!(two_pairs!(0 0), two_pairs!(4 32), "add rsi, 8\n", "add rdx, 64\n")
+    };
+}
+
 /// Finds a remembered stack. Not to be called from Rust.
 ///
 /// - in: rdi: the address that [`Capturer::memo`](crate::Capturer::memo) gives;
@@ -93,37 +134,11 @@ pub unsafe extern "C" fn find_remembered() {
         "test ecx, ecx",
         "jz 4f",
         // The innermost pairs may have been pushed a moment ago, word by word;
-        // loading both words at once would wait for that.
-        "movzx r8d, word ptr [rsi]",
-        "movzx r10d, word ptr [rsi + 2]",
-        "mov r11, [r9 + r8 * 8]",
-        "mov r8, [r9 + r8 * 8 + 8]",
-        "cmp r11, [rdx]",
-        "jne 9f",
-        "cmp r8, [rdx + 8]",
-        "jne 9f",
-        "mov r11, [r9 + r10 * 8]",
-        "mov r10, [r9 + r10 * 8 + 8]",
-        "cmp r11, [rdx + 16]",
-        "jne 9f",
-        "cmp r10, [rdx + 24]",
-        "jne 9f",
-        "movzx r8d, word ptr [rsi + 4]",
-        "movzx r10d, word ptr [rsi + 6]",
-        "mov r11, [r9 + r8 * 8]",
-        "mov r8, [r9 + r8 * 8 + 8]",
-        "cmp r11, [rdx + 32]",
-        "jne 9f",
-        "cmp r8, [rdx + 40]",
-        "jne 9f",
-        "mov r11, [r9 + r10 * 8]",
-        "mov r10, [r9 + r10 * 8 + 8]",
-        "cmp r11, [rdx + 48]",
-        "jne 9f",
-        "cmp r10, [rdx + 56]",
-        "jne 9f",
-        "add rsi, 8",
-        "add rdx, 64",
+        // loading both words at once would wait until they are in the cache.
+        pairs!(),
+        "dec ecx",
+        "jz 4f",
+        pairs!(),
         "dec ecx",
         "jz 4f",
         "3:",

@@ -198,7 +198,7 @@ fn ways_of(tags: &[u32; WAYS], tag: u32) -> u32 {
 
 impl Memo {
     /// The number of the stack that starts at `regs`, where it is remembered
-    /// and nothing that it depends on has changed.
+    /// and nothing that it depends on has changed: the first tier.
     #[inline(always)]
     pub(crate) fn lookup(
         &self,
@@ -206,19 +206,24 @@ impl Memo {
         kind: Kind,
         stack: &StackBounds,
         regs: &Regs,
-        caller: impl FnOnce() -> u64,
+    ) -> Option<u32> {
+        let may = self.generation == generation && regs.sp >= stack.lo();
+        may.then(|| find::remembered(self, kind, stack, regs)).flatten()
+    }
+
+    /// The second tier. What it finds the first tier finds from then on.
+    pub(crate) fn search(
+        &self,
+        generation: u64,
+        kind: Kind,
+        stack: &StackBounds,
+        regs: &Regs,
+        caller: u64,
     ) -> Option<u32> {
         if self.generation != generation || regs.sp < stack.lo() {
             return None;
         }
-        let found = find::remembered(self, kind, stack, regs);
-        found.or_else(|| self.search(Place::of(regs, kind, caller()), kind, stack, regs))
-    }
-
-    /// The second tier. What it finds the first tier finds from then on.
-    #[cold]
-    #[inline(never)]
-    fn search(&self, place: Place, kind: Kind, stack: &StackBounds, regs: &Regs) -> Option<u32> {
+        let place = Place::of(regs, kind, caller);
         for set in place.sets() {
             let mut ways = ways_of(self.tags.get(set)?, place.tag);
             while ways != 0 {
