@@ -65,7 +65,6 @@ struct Last {
     regs: Regs,
     generation: u64,
     kind: Kind,
-    caller: u64,
     may_be_remembered: bool,
 }
 
@@ -160,7 +159,6 @@ impl Capturer {
             regs: *regs,
             generation: set.generation(),
             kind,
-            caller: self.callers(mem, regs, ip_is_exact),
             may_be_remembered: kind.is_remembered() && is_final(status) && self.trace().is_whole(),
         };
         outcome
@@ -185,7 +183,8 @@ impl Capturer {
             let trace = if self.turn { odd } else { even };
             if trace.describe(&mut self.slots).is_some() {
                 let kind = last.kind.tagged(tag);
-                self.memo.remember(last.generation, kind, &last.regs, last.caller, &self.slots, id);
+                let callers = trace.callers().take(CALLERS).fold(0, mix);
+                self.memo.remember(last.generation, kind, &last.regs, callers, &self.slots, id);
             }
             self.last.may_be_remembered = false;
         }
@@ -236,7 +235,7 @@ impl Capturer {
             if !rule.keeps_bp() {
                 bp = mem.read(rule.bp_slot(cfa)).unwrap_or(0);
             }
-            mixed = (mixed.rotate_left(23) ^ caller).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed = mix(mixed, caller);
             (sp, address) = (cfa, caller.wrapping_sub(1));
         }
         mixed
@@ -300,6 +299,11 @@ impl Capturer {
         let [even, odd] = &mut self.traces;
         if self.turn { odd } else { even }
     }
+}
+
+/// One more caller in a hash.
+fn mix(callers: u64, caller: u64) -> u64 {
+    (callers.rotate_left(23) ^ caller).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Whether the same stack would end so again.

@@ -6,6 +6,7 @@
 //!       4      the frame isn't reported
 //!       5      plain: CFA, and the frame is reported
 //!       6      CFA: the function keeps a frame pointer throughout
+//!       7      plain, and the frame is kept by the frame pointer
 //!       8..20  CFA: rbp's slot - CFA, in words, signed; -1: rbp is unchanged
 //!              STOP: the status
 //!      32..64  CFA: CFA - register, in bytes, signed
@@ -45,6 +46,7 @@ const FROM_BP: u64 = 1 << 3;
 const HIDDEN: u64 = 1 << 4;
 const PLAIN: u64 = 1 << 5;
 const KEPT: u64 = 1 << 6;
+const FRAME_POINTER: u64 = 1 << 7;
 const BP_SLOT: u64 = 0xfff << 8;
 /// Where the return address is, so that no rbp is there; and it can be read.
 const BP_SAME: i64 = -1;
@@ -71,7 +73,7 @@ impl Rule {
 
     /// The same, for code whose frames aren't reported.
     pub(crate) const fn hidden(self, hidden: bool) -> Rule {
-        Rule(if hidden { self.0 & !PLAIN | HIDDEN } else { self.0 })
+        Rule(if hidden { self.0 & !(PLAIN | FRAME_POINTER) | HIDDEN } else { self.0 })
     }
 
     /// Whether the frame isn't reported.
@@ -95,6 +97,12 @@ impl Rule {
     #[inline(always)]
     pub(crate) fn is_plain(self) -> bool {
         self.0 & PLAIN != 0
+    }
+
+    /// A plain rule of a frame that is kept by the frame pointer.
+    #[inline(always)]
+    pub(crate) fn is_plain_frame_pointer(self) -> bool {
+        self.0 & FRAME_POINTER != 0
     }
 
     #[inline(always)]
@@ -143,7 +151,8 @@ impl Rule {
             return None;
         }
         let slot = (bp as u64) << 8 & BP_SLOT;
-        Some(Rule(CFA | from_bp | PLAIN | slot | u64::from(cfa as u32) << 32))
+        let rule = Rule(CFA | from_bp | PLAIN | slot | u64::from(cfa as u32) << 32);
+        Some(if rule.is_frame_pointer() { Rule(rule.0 | FRAME_POINTER) } else { rule })
     }
 
     /// Whether the frame is kept by the frame pointer as compilers do it: the

@@ -40,6 +40,17 @@ impl Rules {
         (address != 0).then_some(Rule::from_bits(rule))
     }
 
+    /// The same; the zero rule, which isn't plain, where nothing is known.
+    #[inline(always)]
+    pub(crate) fn known(&self, address: u64) -> Rule {
+        let rule = match self.entries.get(set_of(address)) {
+            Some([first, _]) if first.address == address => first.rule,
+            Some([_, second]) if second.address == address => second.rule,
+            _ => 0,
+        };
+        Rule::from_bits(rule)
+    }
+
     pub(crate) fn insert(&mut self, address: u64, rule: Rule) {
         if let Some([first, second]) = self.entries.get_mut(set_of(address)) {
             *second = *first;

@@ -175,6 +175,12 @@ impl Trace {
         }
     }
 
+    /// The return addresses of its first steps, as far as simple rules led.
+    pub(crate) fn callers(&self) -> impl Iterator<Item = u64> {
+        let steps = self.steps.iter().take(self.len);
+        steps.take_while(|step| step.rule.kind() == Kind::Cfa).map(|step| step.ip)
+    }
+
     /// Describes the walk by the slots that decided it. `None` where that can't
     /// be done, or takes more than `slots` has room for.
     pub(crate) fn describe(&self, slots: &mut Slots) -> Option<()> {
