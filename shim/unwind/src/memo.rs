@@ -437,3 +437,6 @@ impl Entry {
         self.offset_bytes() + usize::from(self.pairs) * 64 + usize::from(self.singles) * 32
     }
 }
+
+#[cfg(test)]
+mod tests;
