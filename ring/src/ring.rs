@@ -170,19 +170,21 @@ impl<'a> Ring<'a> {
     }
 
     /// Claims a zeroed chunk as a page of `table`. A page is never given back.
-    /// In overwrite mode the tables may take at most half of the ring.
+    /// In overwrite mode the tables may take at most half of the ring. The
+    /// ledger overwrites nothing: what is overwritten needs a line in it.
     pub(crate) fn claim_page(&self, table: Table) -> Option<u32> {
-        let limit = u64::from(self.chunks / 2);
-        if self.overwrite
-            && table != Table::Ledger
-            && self.load(header::TABLE_CHUNKS, Ordering::Relaxed) >= limit
-        {
-            return None;
-        }
         let records_end = self.chunks - self.reserve;
-        let claim = self.claim(1, records_end, self.overwrite).or_else(|| {
-            if table == Table::Ledger { self.claim(records_end, self.chunks, false) } else { None }
-        })?;
+        let claim = match table {
+            Table::Ledger => {
+                let free = if self.overwrite { None } else { self.claim_for_records() };
+                free.or_else(|| self.claim(records_end, self.chunks, false))
+            }
+            _ => {
+                let taken = self.load(header::TABLE_CHUNKS, Ordering::Relaxed);
+                let may = !self.overwrite || taken < u64::from(self.chunks / 2);
+                may.then(|| self.claim(1, records_end, self.overwrite)).flatten()
+            }
+        }?;
         let base = claim.chunk as usize * CHUNK_WORDS;
         for at in base + CHUNK_HEADER_WORDS..base + CHUNK_WORDS {
             self.store(at, 0, Ordering::Relaxed);

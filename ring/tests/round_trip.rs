@@ -143,6 +143,25 @@ fn many_short_threads_share_chunks() {
     assert_eq!(numbers(&shot.pieces).len(), 5000);
 }
 
+/// More threads come and go than the ledger has lines for.
+#[test]
+fn what_overwritten_threads_lost_is_counted() {
+    const THREADS: u32 = 40_000;
+    let dir = tempfile::tempdir().unwrap();
+    let map = new_ring(dir.path(), 256 << 10, true);
+    let ring = map.ring().unwrap();
+    for n in 0..THREADS {
+        let (mut cursor, owner) = (Cursor::default(), owner(&ring, n));
+        assert!(enter(&ring, &mut cursor, &owner, n), "thread {n} found no room");
+        ring.release(&mut cursor);
+    }
+    let shot = RingFile::open(map.path()).unwrap().snapshot().unwrap();
+    let kept = numbers(&shot.pieces).len() as u64;
+    let lost: u64 = shot.tables.losses().iter().map(|loss| loss.count).sum();
+    assert_eq!(kept + lost, u64::from(THREADS));
+    assert!(kept > 1000, "the ledger took the ring: {kept} events are left");
+}
+
 /// 8 threads write, a consumer drains, and every event is drained, still in
 /// the ring, or counted as lost.
 fn every_event_is_accounted_for(overwrite: bool) {
