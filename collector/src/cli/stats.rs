@@ -20,6 +20,10 @@ use crate::show::stacks::percent;
 use crate::show::time::duration_string;
 use crate::show::{JsonSink, say};
 use crate::stats::{CallbackStats, ProcessStats};
+use traceshim_ring::read::Loss;
+
+/// How many threads' losses the text lists, the largest first.
+const SHOWN_LOSSES: usize = 16;
 
 /// Add up threads by origin, callbacks, births by creator, losses
 #[derive(Args)]
@@ -145,11 +149,21 @@ fn write_losses(out: &mut dyn Write, process: &Process, stats: &ProcessStats) ->
     let lost = process.lost();
     let all = lost.saturating_add(stats.events());
     writeln!(out, "\nlost: {lost} events ({})", percent(lost, all))?;
-    for loss in process.tables.losses() {
-        let [from, to] = [loss.from_ticks, loss.to_ticks]
-            .map(|ticks| duration_string(process.clock.ns(ticks).saturating_sub(process.info.start_mono_ns)));
-        let thread = if loss.tid == 0 { "other threads".to_owned() } else { format!("thread {}", loss.tid) };
-        writeln!(out, "{:>10}  {thread}, from {from} to {to}", loss.count)?;
+    let mut losses = process.tables.losses().to_vec();
+    losses.sort_by_key(|loss| (loss.tid == 0, std::cmp::Reverse(loss.count)));
+    // What is left of the list, and what was never told apart.
+    let rest = losses.split_off(losses.iter().take(SHOWN_LOSSES).filter(|loss| loss.tid != 0).count());
+    for loss in &losses {
+        write_loss(out, process, &format!("thread {}", loss.tid), loss)?;
+    }
+    let rest = rest.into_iter().reduce(|a, b| Loss {
+        count: a.count.saturating_add(b.count),
+        from_ticks: a.from_ticks.min(b.from_ticks),
+        to_ticks: a.to_ticks.max(b.to_ticks),
+        ..a
+    });
+    if let Some(rest) = rest {
+        write_loss(out, process, "other threads", &rest)?;
     }
     if process.info.reentered > 0 {
         writeln!(out, "{:>10}  not recorded: inside the tracer itself", process.info.reentered)?;
@@ -165,6 +179,12 @@ fn write_losses(out: &mut dyn Write, process: &Process, stats: &ProcessStats) ->
         writeln!(out, "{count:>10}  {why}")?;
     }
     Ok(())
+}
+
+fn write_loss(out: &mut dyn Write, process: &Process, whose: &str, loss: &Loss) -> std::io::Result<()> {
+    let [from, to] = [loss.from_ticks, loss.to_ticks]
+        .map(|ticks| duration_string(process.clock.ns(ticks).saturating_sub(process.info.start_mono_ns)));
+    writeln!(out, "{:>10}  {whose}, from {from} to {to}", loss.count)
 }
 
 /// By total time, longest first.
