@@ -411,6 +411,57 @@ def early(check):
     check.stack("log destructor", check.one("log", message="destructor"), "host_early", "destructor")
 
 
+def by_case(check):
+    """The events of each case of a fixture that has some (see cases.h), without those of processes that it forked."""
+    cases = {event["pid"]: event["message"] for event in check.of("log", category="case")}
+    events = collections.defaultdict(list)
+    for event in check.events:
+        if event["pid"] in cases:
+            events[cases[event["pid"]]].append(event)
+    return {case: Check(check.fixture, check.flags, check.unwinder, of) for case, of in events.items()}
+
+
+def after(check, message):
+    """What the thread that said so did later."""
+    said = check.one("log", message=message)
+    later = check.events[check.events.index(said) + 1:] if said else []
+    of = [event for event in later if event["tid"] == said["tid"]]
+    return Check(check.fixture, check.flags, check.unwinder, of)
+
+
+def signals(check):
+    cases = by_case(check)
+    check.expect("cases", sorted(cases), wanted=sorted(
+        ["nested", "alternate", "storm", "jumps", "forks", "cancelled", "pending"]))
+    depths = [event["depth"] for event in cases["nested"].of("callback_enter", function="host_handles")]
+    check.expect("nested: depths", depths, wanted=[1, 2])
+
+    handled = cases["alternate"].of("callback_enter", function="host_handles")
+    tops = collections.Counter(" < ".join(bare(frame.get("symbol")) for frame in event["stack"][:2]) for event in handled)
+    check.expect("alternate: callbacks", dict(tops), wanted={"host_handles < c_calls_host_handles": 200})
+    check.expect("alternate: stacks", {event["stack_status"] for event in handled}, wanted={"complete"})
+
+    for case, said in (("storm", "after the storm"), ("jumps", "after the jumps")):
+        counts = collections.Counter(
+            (event["function"], event["depth"]) for event in after(cases[case], said).of("callback_enter"))
+        check.expect(f"{case}: callbacks afterwards, by depth", dict(counts), wanted={("host_counts", 1): 1000})
+    births = cases["storm"].of("thread_birth")
+    starts = [event["origin"] for event in cases["storm"].of("thread_start", start_routine="thread_calls_back")]
+    check.expect("storm: threads made by C, and that started so", len(births),
+                 holds=len(births) > 0 and starts == ["c"] * len(births))
+    jumped = cases["jumps"].of("callback_exit", how="unwound")
+    check.expect("jumps: callbacks that were jumped out of", len(jumped), holds=len(jumped) > 0)
+
+    forked = {event["pid"] for event in check.of("callback_enter")} - {
+        event["pid"] for event in check.of("log", category="case")}
+    # Those that were forked in the middle of the tracer itself have nothing to say.
+    check.expect("forks: children that called back", len(forked), holds=0 < len(forked) <= 50)
+    check.expect("cancelled: threads that were unwound",
+                 len(cases["cancelled"].of("thread_exit", how="unwound")), wanted=100)
+    made = collections.Counter(bare(event.get("start_routine")) for event in cases["pending"].of("thread_birth"))
+    check.expect("pending: births", dict(made), wanted={"has_to_end": 1, "on_alternate_stack": 1})
+
+
 def spin(check):
     messages = [event["message"] for event in check.of("log", category="spin")]
     check.expect("numbers without a gap, from 0", len(messages), wanted=None,
@@ -425,7 +476,7 @@ CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
     "register": register, "abi": abi,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
-    "forker": forker, "loader": loader, "early": early, "spin": spin,
+    "forker": forker, "loader": loader, "early": early, "signals": signals, "spin": spin,
 }
 
 

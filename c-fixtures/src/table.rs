@@ -95,5 +95,6 @@ pub const FIXTURES: &[Fixture] = &[
     plain("forker"),
     plain("loader"),
     plain("early"),
+    plain("signals"),
     plain("spin"),
 ];

@@ -212,6 +212,14 @@ pub(crate) unsafe extern "C-unwind" fn on_begin(context: *mut Context, thread: *
     {
         // SAFETY: called by the gate.
         let state = unsafe { &mut *thread };
+        // A signal handler may have called back before: that was a thread that
+        // nobody had announced.
+        if let Some(tracer) = tracer::current()
+            && state.epoch == tracer.epoch
+        {
+            tracer.ring.release(&mut state.cursor);
+            state.epoch = 0;
+        }
         state.uid = info.uid;
         state.creator = info.creator;
         state.name = info.name;

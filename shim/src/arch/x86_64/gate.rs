@@ -2,7 +2,8 @@
 //!
 //! It refuses a thread that is already inside, finds (or makes) the thread's
 //! block, saves every vector register that may carry an argument or a result,
-//! moves to a stack of ours where the current one is short, and undoes it all.
+//! puts off the thread's cancellation, moves to a stack of ours where the
+//! current one is short, and undoes it all.
 //! A handler is handed the thread's state, and that is its proof of being
 //! inside: nothing else of this thread can be.
 #![allow(unsafe_code)]
@@ -17,6 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The state components that `xsave` saves: SSE, AVX and AVX-512, as far as
 /// the system has switched them on. 0: there is no `xsave`; then xmm0 to xmm7.
 static VECTOR_STATE: AtomicU64 = AtomicU64::new(0);
+
+/// libc's, for `pthread_setcancelstate`.
+const PTHREAD_CANCEL_DISABLE: i32 = 1;
 
 /// A handler: what an entry calls through the gate.
 pub(super) type Handler = unsafe extern "C-unwind" fn(*mut Context, *mut ThreadState);
@@ -67,6 +71,7 @@ pub(crate) unsafe extern "C" fn gate() {
         ".cfi_offset r14, -48",
         "push rdi",
         "push rsi",
+        "sub rsp, 16",
         "mov r12, [rip + traceshim_thread@GOTTPOFF]",
         "add r12, fs:[0]",
         "mov r13d, edx",
@@ -165,6 +170,15 @@ pub(crate) unsafe extern "C" fn gate() {
         "movups [rbx + {vectors} + 96], xmm6",
         "movups [rbx + {vectors} + 112], xmm7",
         "30:",
+        // Cancellation unwinds by force, which no Rust frame survives, and may
+        // come at any instruction or where a handler opens a file.
+        "mov edi, {cancel_disable}",
+        "lea rsi, [rbp - 64]",
+        "call qword ptr [rip + pthread_setcancelstate@GOTPCREL]",
+        // libc's handler of a cancellation that is on its way looks only here.
+        "xor edi, edi",
+        "lea rsi, [rbp - 60]",
+        "call qword ptr [rip + pthread_setcanceltype@GOTPCREL]",
         "mov rdi, [rbp - 40]",
         "mov rax, [rbp - 48]",
         "mov rsi, r12",
@@ -179,6 +193,17 @@ pub(crate) unsafe extern "C" fn gate() {
         "and rsp, -16",
         "call rax",
         "mov rsp, r14",
+        // A thread that was cancelled meanwhile may end right here. Its flag is
+        // stale then.
+        "mov edi, [rbp - 64]",
+        "xor esi, esi",
+        "call qword ptr [rip + pthread_setcancelstate@GOTPCREL]",
+        "mov edi, [rbp - 60]",
+        "test edi, edi",
+        "jz 34f",
+        "xor esi, esi",
+        "call qword ptr [rip + pthread_setcanceltype@GOTPCREL]",
+        "34:",
         "test r13d, r13d",
         "jz 40f",
         "mov rax, [rip + {vector_state}]",
@@ -200,7 +225,7 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov qword ptr [r12 + {inside}], 0",
         "mov eax, 1",
         "90:",
-        "add rsp, 16",
+        "add rsp, 32",
         "pop r14",
         "pop r13",
         "pop r12",
@@ -217,6 +242,7 @@ pub(crate) unsafe extern "C" fn gate() {
         reentered = const offset_of!(ThreadState, reentered),
         armed = const offset_of!(ThreadState, armed),
         block_bytes = const BLOCK_BYTES,
+        cancel_disable = const PTHREAD_CANCEL_DISABLE,
         free = sym FREE_BLOCKS,
         vector_state = sym VECTOR_STATE,
         vectors = const offset_of!(Block, vectors),

@@ -1,0 +1,246 @@
+/* Signal handlers that come at any moment: they call back, nest, jump away, fork and end threads.
+ *
+ * Each case is a process (see cases.h), which prints what it counted itself. Events, by case:
+ *   nested     host_handles (depth 1) in a handler, which is interrupted by another: depth 2
+ *   alternate  host_handles on alternate stacks of 8 KiB, in main and in a thread
+ *   storm      a timer's handler calls back (host_handles) while main calls back, logs and makes threads: the calls that
+ *              main made are all there
+ *   jumps      a timer's handler jumps out of whatever main is in, 300 times; the callbacks after that are all there,
+ *              at depth 1
+ *   forks      a timer's handler forks while main calls back from ever new stacks and looks symbols up; the children call
+ *              back, too
+ *   cancelled  threads that may be cancelled at any instruction are, while they call back from ever new stacks
+ *   pending    a thread that is to be cancelled calls back, makes threads and opens a library first: none of it is a
+ *              cancellation point
+ */
+#define _GNU_SOURCE
+#include "cases.h"
+#include <dlfcn.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <time.h>
+
+IMPORT void c_calls_host_handles(void);
+IMPORT void c_calls_host_counts(void);
+IMPORT void c_calls_from_depth(int depth);
+IMPORT void c_makes_thread(void);
+
+static volatile sig_atomic_t handled;
+static volatile long counted;
+
+EXPORT void host_counts(void)
+{
+    counted++;
+}
+
+EXPORT void host_handles(void)
+{
+    int now = ++handled;
+    if (now == 1)
+        raise(SIGUSR2);
+}
+
+static void calls_back(int signal)
+{
+    (void)signal;
+    c_calls_host_handles();
+}
+
+FRAME void handle(int signal, void (*handler)(int), int flags)
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    CHECK(sigaction(signal, &action, NULL) == 0);
+}
+
+/* SIGPROF comes again and again: as often as the system lets it. */
+FRAME timer_t every(long microseconds)
+{
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGPROF};
+    struct itimerspec when = {.it_interval.tv_nsec = microseconds * 1000, .it_value.tv_nsec = microseconds * 1000};
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+    CHECK(timer_settime(timer, 0, &when, NULL) == 0);
+    return timer;
+}
+
+FRAME void nested(void)
+{
+    handle(SIGUSR1, calls_back, 0);
+    handle(SIGUSR2, calls_back, 0);
+    raise(SIGUSR1);
+    say("nested: handled %d\n", (int)handled);
+}
+
+FRAME void *on_alternate_stack(void *argument)
+{
+    static char stacks[2][8192];
+    stack_t stack = {.ss_sp = stacks[argument != NULL], .ss_size = sizeof stacks[0]};
+    CHECK(sigaltstack(&stack, NULL) == 0);
+    for (int i = 0; i < 100; i++)
+        pthread_kill(pthread_self(), SIGUSR1);
+    return argument;
+}
+
+FRAME void alternate(void)
+{
+    pthread_t thread;
+    handled = 1;
+    handle(SIGUSR1, calls_back, SA_ONSTACK);
+    on_alternate_stack(NULL);
+    CHECK(pthread_create(&thread, NULL, on_alternate_stack, (void *)"") == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    say("alternate: handled %d\n", (int)handled - 1);
+}
+
+FRAME void storm(void)
+{
+    handled = 1;
+    handle(SIGPROF, calls_back, SA_RESTART);
+    timer_t timer = every(1000);
+    while (handled < 100) {
+        for (int i = 0; i < 300; i++)
+            c_calls_from_depth(i);
+        c_makes_thread();
+        traceshim_log("log", "storm");
+    }
+    timer_delete(timer);
+    traceshim_log("log", "after the storm");
+    long from = counted;
+    for (int i = 0; i < 1000; i++)
+        c_calls_host_counts();
+    say("storm: %ld calls\n", counted - from);
+}
+
+static sigjmp_buf out;
+
+static void jumps_out(int signal)
+{
+    (void)signal;
+    handled++;
+    siglongjmp(out, 1);
+}
+
+FRAME void jumps(void)
+{
+    sigset_t alarm;
+    sigemptyset(&alarm);
+    sigaddset(&alarm, SIGPROF);
+    handle(SIGPROF, jumps_out, 0);
+    CHECK(sigprocmask(SIG_BLOCK, &alarm, NULL) == 0);
+    timer_t timer = every(300);
+    while (handled < 300) {
+        if (sigsetjmp(out, 1) == 0) {
+            CHECK(sigprocmask(SIG_UNBLOCK, &alarm, NULL) == 0);
+            for (volatile int i = 0;; i++) {
+                c_calls_from_depth(i % 300);
+                if (i % 8 == 0)
+                    traceshim_log("log", "before a jump");
+            }
+        }
+    }
+    timer_delete(timer);
+    counted = 0;
+    traceshim_log("log", "after the jumps");
+    for (int i = 0; i < 1000; i++)
+        c_calls_host_counts();
+    say("jumps: %ld calls\n", counted);
+}
+
+static volatile sig_atomic_t forked;
+
+static void forks(int signal)
+{
+    (void)signal;
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        c_calls_host_counts();
+        _exit(0);
+    }
+    if (waitpid(child, &status, 0) != child || status != 0)
+        _exit(4);
+    forked++;
+}
+
+FRAME void forks_in_handler(void)
+{
+    handle(SIGPROF, forks, SA_RESTART);
+    timer_t timer = every(2000);
+    for (int i = 0; forked < 50; i++) {
+        c_calls_from_depth(i % 300);
+        CHECK(dlsym(RTLD_DEFAULT, "host_counts") != NULL);
+    }
+    timer_delete(timer);
+    say("forks: done\n");
+}
+
+static atomic_int ready;
+
+FRAME void *at_any_instruction(void *argument)
+{
+    CHECK(pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL) == 0);
+    for (int i = 0;; i++) {
+        c_calls_from_depth(i % 300);
+        if (i == 20)
+            atomic_store(&ready, 1);
+    }
+    return argument;
+}
+
+FRAME void cancelled(void)
+{
+    int ends = 0;
+    for (int i = 0; i < 100; i++) {
+        pthread_t thread;
+        void *result = NULL;
+        atomic_store(&ready, 0);
+        CHECK(pthread_create(&thread, NULL, at_any_instruction, NULL) == 0);
+        while (!atomic_load(&ready))
+            sched_yield();
+        /* Somewhere in the next few hundred callbacks. */
+        for (volatile int wait = 0; wait < i * 300; wait++)
+            ;
+        CHECK(pthread_cancel(thread) == 0);
+        CHECK(pthread_join(thread, &result) == 0);
+        ends += result == PTHREAD_CANCELED;
+    }
+    say("cancelled: %d threads\n", ends);
+}
+
+FRAME void *has_to_end(void *reached)
+{
+    CHECK(pthread_cancel(pthread_self()) == 0);
+    for (int i = 0; i < 100; i++)
+        c_calls_from_depth(i);
+    void *library = dlopen("libm.so.6", RTLD_NOW);
+    CHECK(library != NULL && dlsym(library, "cos") != NULL && dlclose(library) == 0);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, on_alternate_stack, NULL) == 0);
+    CHECK(pthread_detach(thread) == 0);
+    *(int *)reached = 1;
+    pthread_testcancel();
+    return NULL;
+}
+
+FRAME void pending(void)
+{
+    handled = 1;
+    handle(SIGUSR1, calls_back, SA_ONSTACK);
+    int reached = 0;
+    pthread_t thread;
+    void *result = NULL;
+    CHECK(pthread_create(&thread, NULL, has_to_end, &reached) == 0);
+    CHECK(pthread_join(thread, &result) == 0);
+    say("pending: reached %d, cancelled %d\n", reached, result == PTHREAD_CANCELED);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct named_case cases[] = {
+        {"nested", nested}, {"alternate", alternate},        {"storm", storm},         {"jumps", jumps},
+        {"forks", forks_in_handler}, {"cancelled", cancelled}, {"pending", pending},
+    };
+    return run_cases(cases, sizeof cases / sizeof cases[0], argc, argv);
+}
