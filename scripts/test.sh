@@ -16,6 +16,9 @@ title "the ring's protocol, model-checked"
 CARGO_TARGET_DIR=$target/loom RUSTFLAGS="--cfg loom" \
     cargo test -p traceshim-ring --release --test loom
 
+title "fuzzing, for a moment"
+scripts/fuzz.sh --seconds 3
+
 title "smoke"
 scripts/smoke.sh
 

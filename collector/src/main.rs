@@ -1,24 +1,7 @@
-//! The collector: drains what libtraceshim.so recorded, symbolizes it and
-//! shows it.
-//!
-//! The path of an event through this program: `launch` runs a command and
-//! drains its rings into a `trace`; `input` opens rings and traces as one
-//! thing; `model` finds threads and events in them; `resolve` and `symbols`
-//! name stacks; `show` prints. `cli` holds a file for each command.
+//! The program; everything is in the library.
 
 #![forbid(unsafe_code)]
 
-mod cli;
-mod histogram;
-mod input;
-mod launch;
-mod model;
-mod resolve;
-mod show;
-mod stats;
-mod symbols;
-mod trace;
-
 fn main() -> std::process::ExitCode {
-    cli::run()
+    traceshim_collector::run()
 }

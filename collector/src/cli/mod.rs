@@ -57,7 +57,7 @@ enum Command {
 const NOT_STRICT: u8 = 3;
 
 /// Does what the command line says.
-pub(crate) fn run() -> ExitCode {
+pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -66,14 +66,7 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = match cli.command {
-        Command::Record(args) => record::run(args),
-        Command::Dump(args) => dump::run(args),
-        Command::Stats(args) => stats::run(args),
-        Command::Follow(args) => follow::run(args),
-        Command::Diff(args) => diff::run(args),
-    };
-    match result {
+    match cli.execute() {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -81,6 +74,24 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+impl Cli {
+    fn execute(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Record(args) => record::run(args),
+            Command::Dump(args) => dump::run(args),
+            Command::Stats(args) => stats::run(args),
+            Command::Follow(args) => follow::run(args),
+            Command::Diff(args) => diff::run(args),
+        }
+    }
+}
+
+/// Does what a command line says that is known to be right.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn run_line<'a>(words: impl IntoIterator<Item = &'a std::ffi::OsStr>) -> Result<ExitCode> {
+    Cli::try_parse_from(words)?.execute()
 }
 
 /// Whoever reads our output had enough.

@@ -35,6 +35,12 @@ impl SessionDir {
         anyhow::bail!("{}: no free name for a session directory", parent.display())
     }
 
+    /// One that is there, for a fuzzer to fill.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn at(path: PathBuf) -> SessionDir {
+        SessionDir { path }
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

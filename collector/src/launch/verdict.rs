@@ -59,7 +59,7 @@ fn in_path(command: &OsStr) -> Option<PathBuf> {
         .find(|file| file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
 }
 
-fn inspect_file(path: &Path, depth: usize) -> Program {
+pub(crate) fn inspect_file(path: &Path, depth: usize) -> Program {
     let Ok(metadata) = path.metadata() else { return Program::Unknown };
     if !metadata.is_file() {
         return Program::Unknown;

@@ -19,6 +19,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use debugdata::expand;
 pub(crate) use demangle::{name, utf8};
 use image::{Image, ImageError};
 pub(crate) use perf_map::PerfMap;

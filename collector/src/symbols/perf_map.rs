@@ -21,7 +21,7 @@ impl PerfMap {
         PerfMap::read(Path::new(&format!("/tmp/perf-{pid}.map")), uid).unwrap_or_default()
     }
 
-    fn read(path: &Path, uid: u32) -> Option<PerfMap> {
+    pub(crate) fn read(path: &Path, uid: u32) -> Option<PerfMap> {
         const O_NOFOLLOW: i32 = 0o400_000;
         const O_NONBLOCK: i32 = 0o4_000;
         let flags = O_NOFOLLOW | O_NONBLOCK;

@@ -80,7 +80,8 @@ impl<R: Read> TraceReader<R> {
             if fill(&mut self.input, &mut self.content)? != self.content.len() {
                 return Ok(self.stop("the trace is cut off"));
             }
-            if checksum(kind, process, &self.content) != crc {
+            // A fuzzer can't guess them, and is to see what lies behind.
+            if !cfg!(fuzzing) && checksum(kind, process, &self.content) != crc {
                 return Ok(self.stop("damaged block"));
             }
             let content_offset = self.offset + HEAD_BYTES as u64;

@@ -1,0 +1,26 @@
+//! The collector: drains what libtraceshim.so recorded, symbolizes it and
+//! shows it.
+//!
+//! The path of an event through this program: `launch` runs a command and
+//! drains its rings into a `trace`; `input` opens rings and traces as one
+//! thing; `model` finds threads and events in them; `resolve` and `symbols`
+//! name stacks; `show` prints. `cli` holds a file for each command.
+//!
+//! A library, so that a fuzzer can reach what a program can't be asked for.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+#[cfg(any(fuzzing, test))]
+pub mod fuzz;
+mod histogram;
+mod input;
+mod launch;
+mod model;
+mod resolve;
+mod show;
+mod stats;
+mod symbols;
+mod trace;
+
+pub use cli::run;
