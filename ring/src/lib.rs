@@ -22,6 +22,8 @@ pub mod env;
 #[cfg(not(loom))]
 pub mod file;
 pub mod glob;
+#[cfg(not(loom))]
+pub mod guard;
 pub mod layout;
 mod ledger;
 #[cfg(not(loom))]

@@ -1,9 +1,10 @@
-//! The mapping: the one file of this crate with unsafe code.
+//! The mapping: the ring's, and those of files that are read.
 //!
 //! What is mapped is shared with another process, so it is only ever seen as
 //! atomic words; a `&[u8]` of it does not exist.
 #![allow(unsafe_code)]
 
+use crate::guard::{Guarded, guard};
 use crate::layout::{
     CHUNK_BYTES, CHUNK_WORDS, FLAG_OVERWRITE, FLAG_TSC, MAGIC, RING_MAX_BYTES, RING_MIN_BYTES, VERSION,
     header,
@@ -48,8 +49,16 @@ pub struct RingMap {
     path: PathBuf,
     /// Device and inode, so that nobody else's file is cut at the end.
     identity: (u64, u64),
-    lock: Option<File>,
-    map: Option<MmapMut>,
+    /// What a collector holds of it.
+    held: Option<Held>,
+}
+
+/// Dropped in this order: the lock last.
+#[derive(Debug)]
+struct Held {
+    _guarded: Guarded,
+    _map: MmapMut,
+    _lock: File,
 }
 
 impl RingMap {
@@ -84,7 +93,7 @@ impl RingMap {
         let index = MmapOptions::new().len(index_bytes(bytes)).no_reserve_swap().map_anon()?;
         let (words, index) = (leak(map), leak(index));
         write_header(words, bytes, new);
-        Ok(RingMap { words, index, path, identity, lock: None, map: None })
+        Ok(RingMap { words, index, path, identity, held: None })
     }
 
     /// Maps an existing ring for the collector, and locks it against others.
@@ -106,13 +115,14 @@ impl RingMap {
             return Err(Error::new(ErrorKind::InvalidData, "not a ring file"));
         }
         // SAFETY: others may change the file at any time; it is only seen
-        // through atomics. That it may get shorter is the caller's to handle.
+        // through atomics, and looked after where it gets shorter.
         let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(&file) }?;
         // SAFETY: the mapping lives as long as `self`, which keeps it, and the
         // slice doesn't leave `self` with a longer lifetime than a borrow.
         let words = unsafe { slice::from_raw_parts(map.as_ptr().cast::<AtomicU64>(), map.len() / 8) };
         let identity = (meta.dev(), meta.ino());
-        Ok(RingMap { words, index: &[], path: path.to_owned(), identity, lock: Some(file), map: Some(map) })
+        let held = Held { _guarded: guard(map.as_ptr(), map.len())?, _map: map, _lock: file };
+        Ok(RingMap { words, index: &[], path: path.to_owned(), identity, held: Some(held) })
     }
 
     /// A view for the time that this mapping is borrowed. `None`: the header
@@ -124,7 +134,7 @@ impl RingMap {
     /// A view that lasts for the process's lifetime, of a ring made by
     /// [`RingMap::create`]; those are never unmapped.
     pub fn ring_static(&self) -> Option<Ring<'static>> {
-        if self.map.is_some() {
+        if self.held.is_some() {
             return None;
         }
         Ring::new(self.words, self.index)
@@ -180,7 +190,6 @@ impl Drop for RingMap {
     fn drop(&mut self) {
         // The words must not outlive their mapping.
         self.words = &[];
-        self.lock = None;
     }
 }
 
@@ -264,31 +273,33 @@ fn write_header(words: &[AtomicU64], bytes: u64, new: &NewRing) {
     debug_assert!(words.len() >= CHUNK_WORDS);
 }
 
-/// A file mapped to be read, such as a module with its symbols.
+/// A file mapped to be read, such as a module with its symbols. What is cut off
+/// its file reads as zeros, see [`crate::guard`].
 #[derive(Debug)]
-pub struct MappedFile(memmap2::Mmap);
+pub struct MappedFile {
+    _guarded: Guarded,
+    map: memmap2::Mmap,
+}
 
 impl MappedFile {
     /// Maps a regular file.
-    ///
-    /// Whoever replaces such a file writes a new one; if somebody truncates it
-    /// in place while it is mapped, reading it is a SIGBUS in the collector.
     pub fn open(path: &Path) -> Result<MappedFile> {
         let file =
             OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
         if !file.metadata()?.is_file() {
             return Err(Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
-        // SAFETY: the mapping is private and read-only; see above for what a
-        // truncation does.
+        // SAFETY: the mapping is read-only, and looked after where the file gets
+        // shorter. Whoever replaces such a file writes a new one; one that is
+        // written to in place yields other bytes, which are checked like any.
         let map = unsafe { memmap2::Mmap::map(&file) }?;
-        Ok(MappedFile(map))
+        Ok(MappedFile { _guarded: guard(map.as_ptr(), map.len())?, map })
     }
 }
 
 impl Deref for MappedFile {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }

@@ -154,9 +154,9 @@ impl Ring {
         // if this process is killed, the next collector finds the rest.
         out.trace.flush()?;
         for piece in &pieces {
-            // Behind the end of a file that was cut short there is nothing to
-            // give back, and touching it would be a SIGBUS.
-            if piece.chunk >= self.drain.file().chunks() || self.drain.confirm(piece) {
+            // Of a file that was cut short in the meantime there is nothing to
+            // give back; the copy is good.
+            if self.drain.confirm(piece) || piece.chunk >= self.drain.file().chunks() {
                 out.counts.add(piece);
             } else {
                 out.trace.retract(number, piece.seq)?;

@@ -14,6 +14,8 @@ use super::{Elf, Site, debugdata, demangle, file};
 pub(crate) enum ImageError {
     #[error("the file is missing or can't be read")]
     Unreadable,
+    #[error("the file got shorter while it was read")]
+    Cut,
     #[error("not a 64-bit ELF file that can be parsed")]
     NotElf,
     #[error("the file has another build id than the module that was traced")]

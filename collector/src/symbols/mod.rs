@@ -81,22 +81,26 @@ impl Symbolizer {
         }
         let key = (path.to_vec(), build_id.to_vec());
         let (options, warnings) = (&self.options, &mut self.warnings);
+        let path = Path::new(OsStr::from_bytes(path));
+        let mut warn = |error| warnings.push(format!("{}: {error}; its frames stay unnamed", path.display()));
         let image = self.images.entry(key).or_insert_with(|| {
-            let path = Path::new(OsStr::from_bytes(path));
-            // Files on disk may hold anything. What the parsers report as an
-            // error is one; a fault in a parser costs the module's names only.
-            let opened = catch_unwind(AssertUnwindSafe(|| Image::open(path, build_id, &options.debug_dirs)));
-            let error = match opened {
-                Ok(Ok(image)) => return Some(image),
-                Ok(Err(error)) => error,
-                Err(_) => ImageError::NotElf,
-            };
-            warnings.push(format!("{}: {error}; its frames stay unnamed", path.display()));
-            None
+            match unharmed(|| Image::open(path, build_id, &options.debug_dirs)).flatten() {
+                Ok(image) => Some(image),
+                Err(error) => {
+                    warn(error);
+                    None
+                }
+            }
         });
-        let Some(image) = image else { return Vec::new() };
-        let found = catch_unwind(AssertUnwindSafe(|| image.find(address, options.demangle)));
-        let mut sites = found.unwrap_or_default();
+        let Some(found) = image.as_ref().map(|image| unharmed(|| image.find(address, options.demangle)))
+        else {
+            return Vec::new();
+        };
+        let mut sites = found.unwrap_or_else(|error| {
+            *image = None;
+            warn(error);
+            Vec::new()
+        });
         if !options.inlines {
             sites.drain(..sites.len().saturating_sub(1));
         }
@@ -107,6 +111,15 @@ impl Symbolizer {
     pub(crate) fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
+}
+
+/// Files on disk may hold anything, and be changed at any time. What the parsers
+/// report as an error is one; a fault in a parser, and a file that got shorter
+/// and was read as zeros there, cost the module's names only.
+fn unharmed<T>(read: impl FnOnce() -> T) -> Result<T, ImageError> {
+    let faults = traceshim_ring::guard::faults();
+    let result = catch_unwind(AssertUnwindSafe(read)).map_err(|_| ImageError::NotElf)?;
+    if traceshim_ring::guard::faults() == faults { Ok(result) } else { Err(ImageError::Cut) }
 }
 
 #[cfg(test)]
@@ -159,6 +172,23 @@ mod tests {
         let warnings = s.take_warnings();
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("build id"));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_read_costs_its_names() {
+        let (path, address) = this_test();
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy");
+        std::fs::copy(OsStr::from_bytes(&path), &copy).unwrap();
+        let mut s = symbolizer();
+        let copy_path = copy.as_os_str().as_bytes();
+        assert!(!s.find(copy_path, b"", address).is_empty());
+        std::fs::File::options().write(true).open(&copy).unwrap().set_len(4096).unwrap();
+        assert_eq!(s.find(copy_path, b"", address), []);
+        assert_eq!(s.find(copy_path, b"", address), []);
+        let warnings = s.take_warnings();
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("got shorter"));
     }
 
     #[test]
