@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use traceshim_ring::file::RingFile;
-use traceshim_ring::layout::{self, CHUNK_BYTES, CHUNK_WORDS, RING_MAX_BYTES};
+use traceshim_ring::layout::{self, CHUNK_BYTES, RING_MAX_BYTES};
 use traceshim_ring::read::{Piece, Tables, process_info};
 use traceshim_ring::session;
 
@@ -218,14 +218,12 @@ impl Inputs {
 }
 
 impl Part {
-    /// Keeps a page, or the fuller one of two copies. A trace leaves out the
-    /// zeros at its end.
-    fn page(&mut self, chunk: u32, tag: u8, mut words: Vec<u64>) {
+    /// Keeps a page, or the fuller one of two copies.
+    fn page(&mut self, chunk: u32, tag: u8, words: Vec<u64>) {
         const CHUNKS_MAX: u32 = (RING_MAX_BYTES / CHUNK_BYTES as u64) as u32;
         let used = |words: &[u64]| words.iter().rposition(|&w| w != 0).map_or(0, |last| last + 1);
         let fuller = self.pages.get(&chunk).is_none_or(|(_, old)| used(&words) >= used(old));
         if chunk < CHUNKS_MAX && fuller {
-            words.resize(CHUNK_WORDS, 0);
             self.pages.insert(chunk, (tag, words));
         }
     }
@@ -267,7 +265,7 @@ mod tests {
     use crate::model::merge;
     use crate::trace::TraceWriter;
     use proptest::prelude::*;
-    use traceshim_ring::layout::{MAGIC, Table, VERSION, header};
+    use traceshim_ring::layout::{CHUNK_WORDS, MAGIC, Table, VERSION, header};
     use traceshim_ring::read::process_info;
 
     /// A header that is believed, with whatever else.

@@ -6,17 +6,18 @@
 use crate::layout::{
     CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_STATE, CHUNK_WORDS,
     FLAG_OVERWRITE, FLAG_TSC, HOOK_WORDS, LEDGER_WORDS, MAGIC, MODULE_WORDS, NODE_WORDS, RING_MAX_BYTES, Ref,
-    Table, VERSION, header, tag,
+    STRING_MAX, Table, VERSION, header, tag,
 };
 use crate::record::StackRef;
 use crate::ring::state_parts;
 use crate::stack::StackStatus;
 use crate::sync::{Ordering, Step, fence, order};
 use crate::table::PUBLISHED;
+use std::collections::BTreeMap;
 use std::fmt;
 
-/// The deepest stack that is followed.
-const DEPTH_MAX: usize = 4096;
+/// The deepest stack that is followed: no `TRACESHIM_STACK_DEPTH` is larger.
+const DEPTH_MAX: usize = 1024;
 
 /// What words are copied from: a file, a mapping, a model.
 pub trait Source {
@@ -168,7 +169,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     header: Vec<u64>,
-    pages: Vec<Option<(u8, Box<[u64]>)>>,
+    pages: BTreeMap<u32, (u8, Box<[u64]>)>,
     modules: Vec<Module>,
     hooks: Vec<Option<Hook>>,
     losses: Vec<Loss>,
@@ -286,23 +287,21 @@ pub fn read_pages(source: &impl Source, chunks: u32) -> Vec<(u32, u8, Vec<u64>)>
 }
 
 impl Tables {
-    /// Puts tables together from a header and pages (chunk number, tag, words).
-    /// Of two pages with the same number the later one counts.
+    /// Puts tables together from a header and pages (chunk number, tag, words);
+    /// zeros at a page's end may be missing. Of two pages with the same number
+    /// the later one counts.
     pub fn new(header: Vec<u64>, pages: impl IntoIterator<Item = (u32, u8, Vec<u64>)>) -> Tables {
         let mut tables = Tables { header, ..Tables::default() };
-        let limit = process_info(&tables.header).map_or(0, |process| process.chunks as usize);
-        for (chunk, tag, words) in pages {
-            let chunk = chunk as usize;
-            // The number of chunks is the header's word for it; a page proves
-            // itself by being there, so memory grows with the input only by
-            // eight bytes for each chunk that the header claims.
+        let limit = process_info(&tables.header).map_or(0, |process| process.chunks);
+        for (chunk, tag, mut words) in pages {
             if chunk == 0 || chunk >= limit {
                 continue;
             }
-            if tables.pages.len() <= chunk {
-                tables.pages.resize(chunk + 1, None);
-            }
-            tables.pages[chunk] = Some((tag, words.into_boxed_slice()));
+            // Whole entries, and no more: a trace's pages may be short and many.
+            words.truncate(CHUNK_WORDS);
+            let entries = words.len().saturating_sub(CHUNK_HEADER_WORDS).next_multiple_of(MODULE_WORDS);
+            words.resize((CHUNK_HEADER_WORDS + entries).min(CHUNK_WORDS), 0);
+            tables.pages.insert(chunk, (tag, words.into_boxed_slice()));
         }
         tables.modules =
             tables.entries(Table::Modules, MODULE_WORDS).filter_map(|e| tables.module(e)).collect();
@@ -323,10 +322,7 @@ impl Tables {
 
     /// The header and the pages, for a copy that is made of them.
     pub fn pages(&self) -> impl Iterator<Item = (u32, u8, &[u64])> {
-        self.pages
-            .iter()
-            .enumerate()
-            .filter_map(|(i, page)| page.as_ref().map(|(t, w)| (i as u32, *t, &w[..])))
+        self.pages.iter().map(|(&chunk, (tag, words))| (chunk, *tag, &words[..]))
     }
 
     /// The header's words.
@@ -335,38 +331,34 @@ impl Tables {
     }
 
     fn entries(&self, table: Table, words: usize) -> impl Iterator<Item = (Ref, &[u64])> {
-        self.pages
-            .iter()
-            .enumerate()
-            .filter_map(move |(chunk, page)| match page {
-                Some((tag, page)) if *tag == table.tag() => Some((chunk, page)),
-                _ => None,
-            })
-            .flat_map(move |(chunk, page)| {
+        self.pages.iter().filter(move |(_, (tag, _))| *tag == table.tag()).flat_map(
+            move |(&chunk, (_, page))| {
+                let chunk = chunk as usize;
                 page.get(CHUNK_HEADER_WORDS..).unwrap_or_default().chunks_exact(words).enumerate().map(
                     move |(i, entry)| {
                         (((chunk * CHUNK_WORDS + CHUNK_HEADER_WORDS + i * words) / 2) as Ref, entry)
                     },
                 )
-            })
+            },
+        )
     }
 
     /// The words from `at` on, to the end of their page, where it is `table`'s.
     fn words(&self, table: Table, at: Ref) -> Option<&[u64]> {
         let word = at as usize * 2;
-        match self.pages.get(word / CHUNK_WORDS)? {
-            Some((tag, page)) if *tag == table.tag() => page.get(word % CHUNK_WORDS..),
-            _ => None,
-        }
+        let (tag, page) = self.pages.get(&((word / CHUNK_WORDS) as u32))?;
+        (*tag == table.tag()).then_some(page)?.get(word % CHUNK_WORDS..)
     }
 
     /// An interned string, which need not be UTF-8.
     pub fn string(&self, at: Ref) -> Option<Vec<u8>> {
         let (&head, rest) = self.words(Table::Strings, at)?.split_first()?;
         let len = head as u32 as usize;
-        let words = rest.get(..len.div_ceil(8))?;
+        (len <= STRING_MAX).then_some(())?;
+        let words = rest.get(..len.div_ceil(8)).unwrap_or(rest);
         let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        bytes.truncate(len);
+        // Zeros at the end of a page may be missing.
+        bytes.resize(len, 0);
         Some(bytes)
     }
 
@@ -414,6 +406,12 @@ impl Tables {
     /// Every module that was ever seen, in the order of the file.
     pub fn modules(&self) -> &[Module] {
         &self.modules
+    }
+
+    /// The module with this reference.
+    pub fn module_with(&self, id: Ref) -> Option<&Module> {
+        let at = self.modules.binary_search_by_key(&id, |module| module.id).ok()?;
+        self.modules.get(at)
     }
 
     /// The hooked function with this number.

@@ -103,7 +103,9 @@ fn name(names: &mut Names<'_>, process: &Process, event: &Event) -> Option<Strin
     let what = match event.body {
         Body::Log { category, ref text, .. } => format!("{}: {}", string(category), text_string(text)),
         Body::CallbackEnter { hook, .. } => text_string(&names.hook(process, hook)?),
-        Body::ThreadBirth { start_routine, .. } => names.routine(process, start_routine, event.ticks),
+        Body::ThreadBirth { start_routine, .. } => {
+            text_string(names.routine(process, start_routine, event.ticks).as_bytes())
+        }
         Body::RegionBegin { name, .. } | Body::RegionEnd { name, .. } | Body::TaskBegin { name, .. } => {
             string(name)
         }

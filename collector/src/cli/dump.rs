@@ -102,7 +102,7 @@ fn notes(processes: &[Process], printer: &dyn Printer) -> bool {
     if summary.truncated > 0 || summary.unnamed > 0 {
         say(format_args!("{summary}"));
     }
-    let lost: u64 = processes.iter().map(Process::lost).sum();
+    let lost = processes.iter().map(Process::lost).fold(0, u64::saturating_add);
     if lost > 0 {
         say(format_args!("{lost} events were lost"));
     }

@@ -189,8 +189,10 @@ fn write_loss(out: &mut dyn Write, process: &Process, whose: &str, loss: &Loss) 
 
 /// By total time, longest first.
 fn callbacks(stats: &ProcessStats) -> Vec<(u16, &CallbackStats)> {
+    // Hooks have 16-bit numbers, and all of them may be there.
+    let numbered = stats.callbacks.iter().enumerate();
     let mut callbacks: Vec<(u16, &CallbackStats)> =
-        (0..).zip(&stats.callbacks).filter_map(|(hook, c)| Some((hook, c.as_ref()?))).collect();
+        numbered.filter_map(|(hook, c)| Some((hook as u16, c.as_ref()?))).collect();
     callbacks.sort_by_key(|(_, c)| std::cmp::Reverse((c.durations.total_ns(), c.entered)));
     callbacks
 }

@@ -66,7 +66,7 @@ pub(crate) struct Process {
     /// one who reads it.
     pub(crate) owner_uid: u32,
     strings: RefCell<HashMap<Ref, Option<Rc<[u8]>>>>,
-    pieces: Vec<Store>,
+    pieces: Vec<Option<Store>>,
     by_uid: HashMap<u32, u32>,
     /// The moments at which modules came or went, ascending.
     module_changes: Vec<u64>,
@@ -88,7 +88,8 @@ pub(crate) struct Life {
 /// Indexes pieces as they are read, and needs none of them afterwards.
 #[derive(Debug, Default)]
 pub(crate) struct Indexer {
-    pieces: Vec<Store>,
+    /// `None`: replaced or forgotten. Their segments go in the end, all at once.
+    pieces: Vec<Option<Store>>,
     seqs: HashMap<u64, u32>,
     threads: HashMap<u32, Thread>,
     syncs: Vec<(u64, u64)>,
@@ -102,16 +103,16 @@ impl Indexer {
         self.retract(piece.seq);
         let number = self.pieces.len() as u32;
         self.seqs.insert(piece.seq, number);
-        self.pieces.push(store);
+        self.pieces.push(Some(store));
         self.index(number, &piece.words);
     }
 
     /// Forgets a piece.
     pub(crate) fn retract(&mut self, seq: u64) {
-        if let Some(number) = self.seqs.remove(&seq) {
-            for thread in self.threads.values_mut() {
-                thread.segments.retain(|segment| segment.piece != number);
-            }
+        if let Some(number) = self.seqs.remove(&seq)
+            && let Some(piece) = self.pieces.get_mut(number as usize)
+        {
+            *piece = None;
         }
     }
 
@@ -216,6 +217,9 @@ impl Indexer {
             if let Some(&name) = self.named_by_others.get(&thread.uid) {
                 thread.name = name;
             }
+            thread
+                .segments
+                .retain(|segment| matches!(self.pieces.get(segment.piece as usize), Some(Some(_))));
             thread.segments.sort_unstable_by_key(|s| (s.nth, s.piece, s.from));
         }
         let by_uid = threads.iter().enumerate().map(|(i, t)| (t.uid, i as u32)).collect();
@@ -258,7 +262,13 @@ impl Process {
 
     /// An interned string.
     pub(crate) fn string(&self, at: Ref) -> Option<Rc<[u8]>> {
+        /// Many more than an honest process names; those of a forged ring may
+        /// overlap, and would take a thousand times its size.
+        const STRINGS_MAX: usize = 1 << 16;
         let mut strings = self.strings.borrow_mut();
+        if strings.len() >= STRINGS_MAX {
+            strings.clear();
+        }
         strings.entry(at).or_insert_with(|| self.tables.string(at).map(Rc::from)).clone()
     }
 
@@ -285,7 +295,7 @@ impl Process {
     }
 
     pub(super) fn piece(&self, number: u32) -> Option<&Store> {
-        self.pieces.get(number as usize)
+        self.pieces.get(number as usize)?.as_ref()
     }
 
     /// Counts how often modules had come or gone by `ticks`: stacks with the

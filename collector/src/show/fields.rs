@@ -77,8 +77,7 @@ pub(crate) fn fields(sink: &mut impl Sink, names: &mut Names<'_>, process: &Proc
         }
         Body::TaskEnd { id, .. } => sink.number("id", id),
         Body::ModuleLoad { module } | Body::ModuleUnload { module } => {
-            let module = process.tables.modules().iter().find(|m| m.id == module);
-            if let Some(module) = module {
+            if let Some(module) = process.tables.module_with(module) {
                 sink.text("module", &module.path);
                 sink.hex("start", module.start);
                 sink.hex("end", module.end);

@@ -34,7 +34,7 @@ impl<'r> Names<'r> {
     #[cold]
     fn find_hook(&mut self, process: &Process, hook: u16) -> Option<Rc<[u8]>> {
         let entry = process.tables.hook(hook)?;
-        let raw = process.tables.string(entry.name).unwrap_or_default();
+        let raw = process.string(entry.name).unwrap_or_default();
         let name: Rc<[u8]> = if raw.is_empty() {
             // A pointer that was wrapped: its name is that of what it points
             // to, wherever that was ever loaded.
@@ -48,7 +48,7 @@ impl<'r> Names<'r> {
         } else if self.demangle && raw.starts_with(b"_") {
             symbols::name(&raw, true).into_bytes().into()
         } else {
-            raw.into()
+            raw
         };
         let number = process.id as usize;
         if self.hooks.len() <= number {
