@@ -12,10 +12,11 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use object::{Object, ObjectSection};
+use traceshim_ring::stamp::FileStamp;
 
 use crate::cli;
 use crate::launch::{Drainer, SessionDir, inspect_file};
-use crate::symbols::{self, PerfMap, SymbolOptions, Symbolizer};
+use crate::symbols::{self, Identity, PerfMap, SymbolOptions, Symbolizer};
 
 /// A name, and what is tried with the bytes that a fuzzer makes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -124,8 +125,9 @@ fn symbols(bytes: &[u8]) {
         );
         places.push(elf.entry());
     }
+    let file = FileStamp::from(&path.metadata().expect("it is there"));
     for address in places {
-        symbolizer.find(path.as_os_str().as_bytes(), b"", address);
+        symbolizer.find(path.as_os_str().as_bytes(), Identity { build_id: b"", file }, address);
     }
 }
 

@@ -8,7 +8,7 @@ use traceshim_ring::stack::{FRAME_ADDRESS, FRAME_EXACT, StackStatus};
 
 use crate::model::Process;
 use crate::show::say;
-use crate::symbols::{PerfMap, Site, SymbolOptions, Symbolizer};
+use crate::symbols::{Identity, PerfMap, Site, SymbolOptions, Symbolizer};
 
 /// A frame; one address has several where functions were inlined.
 #[derive(Clone, Debug)]
@@ -112,7 +112,10 @@ impl Resolver {
     fn look_up(&mut self, process: &Process, module: Option<u32>, probe: u64) -> Vec<Site> {
         let module = module.and_then(|m| process.tables.modules().get(m as usize));
         let mut sites = match module {
-            Some(m) => self.symbolizer.find(&m.path, &m.build_id, probe.wrapping_sub(m.bias)),
+            Some(m) => {
+                let traced = Identity { build_id: &m.build_id, file: m.file };
+                self.symbolizer.find(&m.path, traced, probe.wrapping_sub(m.bias))
+            }
             None if self.symbolizer.options().enabled => {
                 let (pid, uid) = (process.info.pid, process.owner_uid);
                 let map = self.perf_maps.entry(pid).or_insert_with(|| PerfMap::of_process(pid, uid));

@@ -10,6 +10,7 @@ use object::{Object, ObjectSymbol};
 use serde_json::Value;
 use traceshim_ring::record::Origin;
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus};
+use traceshim_ring::stamp::FileStamp;
 use traceshim_ring::table::ModuleEntry;
 
 const SOURCE: &str = "\
@@ -51,13 +52,17 @@ impl Program {
         let file = object::File::parse(&*bytes).unwrap();
         let address = |name| file.symbols().find(|s| s.name() == Ok(name)).unwrap().address();
         let addresses = ["hidden", "shown", "main"].map(address).to_vec();
-        let build_id = file.build_id().unwrap().unwrap().to_vec();
+        let build_id = file.build_id().unwrap().unwrap_or_default().to_vec();
         run(dir.path(), after);
         Program { dir, path, addresses, build_id }
     }
 
     /// A ring with one log, whose stack has each of the functions.
     fn ring(&self, build_id: &[u8]) -> PathBuf {
+        self.ring_with(build_id, FileStamp::default())
+    }
+
+    fn ring_with(&self, build_id: &[u8], file: FileStamp) -> PathBuf {
         const BIAS: u64 = 0x5555_0000_0000;
         let w = Writer::new(self.dir.path(), 4_000_000, 1 << 20);
         w.ring().module(&ModuleEntry {
@@ -68,6 +73,7 @@ impl Program {
             is_host: true,
             build_id,
             path: self.path.to_str().unwrap().as_bytes(),
+            file,
         });
         let frames: Vec<u64> = self.addresses.iter().map(|&a| (BIAS + a) | FRAME_EXACT).collect();
         let stack = w.stack(&frames, StackStatus::Complete);
@@ -184,10 +190,8 @@ fn symbols_alone_and_symbols_in_gnu_debugdata() {
     assert_eq!(names(Program::new("", mini)), ["hidden", "shown", "main"]);
 }
 
-#[test]
-fn another_build_gives_addresses_and_a_warning_and_no_names() {
-    let program = Program::new("-g", "");
-    let ring = program.ring(&[7; 20]);
+/// Dumps a ring whose frames must have no names, and a warning says `why`.
+fn assert_unnamed(ring: &Path, why: &str) {
     let output = collector(&[&"dump", &"--format", &"json", &ring]);
     let event: Value = serde_json::from_slice(output.stdout.trim_ascii()).unwrap();
     for frame in event["stack"].as_array().unwrap() {
@@ -196,7 +200,37 @@ fn another_build_gives_addresses_and_a_warning_and_no_names() {
         assert!(frame["offset"].is_string());
     }
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(stderr.contains("another build id"), "{stderr}");
+    assert!(stderr.contains(why), "{stderr}");
+}
+
+#[test]
+fn another_build_gives_addresses_and_a_warning_and_no_names() {
+    let program = Program::new("-g", "");
+    assert_unnamed(&program.ring(&[7; 20]), "another build id");
+}
+
+#[test]
+fn without_a_build_id_a_file_is_believed_only_if_it_is_the_one_that_ran() {
+    let stamp = |program: &Program| FileStamp::from(&program.path.metadata().unwrap());
+    let names = |ring: &Path| -> Vec<String> {
+        let event = events(ring).swap_remove(0);
+        let frames = event["stack"].as_array().unwrap();
+        frames.iter().map(|f| f["symbol"].as_str().unwrap_or("?").to_owned()).collect()
+    };
+    let program = Program::new("-Wl,--build-id=none", "");
+    let traced = stamp(&program);
+    let ring = program.ring_with(&[], traced);
+    assert_eq!(names(&ring), ["hidden", "shown", "main"]);
+    // As large and as old as before, only other functions.
+    let replace = "mkdir new; sed 's/hidden/HIDDEN/; s/shown/SHOWN/' app.c >new/app.c; cd new; \
+                   cc -O1 -Wl,--build-id=none -o app app.c; touch -r ../app app; mv app ..";
+    run(program.dir.path(), replace);
+    let now = stamp(&program);
+    assert_eq!((now.bytes, now.modified_ns), (traced.bytes, traced.modified_ns));
+    assert_unnamed(&ring, "changed or replaced");
+
+    let program = Program::new("-Wl,--build-id=none", "");
+    assert_unnamed(&program.ring_with(&[], FileStamp::default()), "neither a build id");
 }
 
 #[test]
@@ -297,6 +331,7 @@ fn another_symbolizer_says_the_same() {
         is_host: true,
         build_id: object.build_id().unwrap().unwrap_or_default(),
         path: file.to_str().unwrap().as_bytes(),
+        file: FileStamp::default(),
     });
     let mut thread = w.thread(4_000_000, Origin::Main, 0);
     for &address in &addresses {

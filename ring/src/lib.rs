@@ -34,5 +34,6 @@ pub mod ring;
 #[cfg(not(loom))]
 pub mod session;
 pub mod stack;
+pub mod stamp;
 pub mod sync;
 pub mod table;

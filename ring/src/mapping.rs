@@ -12,6 +12,7 @@ use crate::layout::{
 use crate::record::pair;
 use crate::ring::Ring;
 use crate::session::ring_name;
+use crate::stamp::FileStamp;
 use crate::sync::{AtomicU64, Ordering};
 use memmap2::{Advice, MmapMut, MmapOptions};
 use std::fs::{File, OpenOptions};
@@ -279,6 +280,7 @@ fn write_header(words: &[AtomicU64], bytes: u64, new: &NewRing) {
 pub struct MappedFile {
     _guarded: Guarded,
     map: memmap2::Mmap,
+    stamp: FileStamp,
 }
 
 impl MappedFile {
@@ -286,14 +288,20 @@ impl MappedFile {
     pub fn open(path: &Path) -> Result<MappedFile> {
         let file =
             OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
-        if !file.metadata()?.is_file() {
+        let meta = file.metadata()?;
+        if !meta.is_file() {
             return Err(Error::new(ErrorKind::InvalidInput, "not a regular file"));
         }
         // SAFETY: the mapping is read-only, and looked after where the file gets
         // shorter. Whoever replaces such a file writes a new one; one that is
         // written to in place yields other bytes, which are checked like any.
         let map = unsafe { memmap2::Mmap::map(&file) }?;
-        Ok(MappedFile { _guarded: guard(map.as_ptr(), map.len())?, map })
+        Ok(MappedFile { _guarded: guard(map.as_ptr(), map.len())?, map, stamp: FileStamp::from(&meta) })
+    }
+
+    /// What told the file from others when it was mapped.
+    pub fn stamp(&self) -> FileStamp {
+        self.stamp
     }
 }
 

@@ -11,6 +11,7 @@ use crate::layout::{
 use crate::record::StackRef;
 use crate::ring::state_parts;
 use crate::stack::StackStatus;
+use crate::stamp::FileStamp;
 use crate::sync::{Ordering, Step, fence, order};
 use crate::table::PUBLISHED;
 use std::collections::BTreeMap;
@@ -140,6 +141,7 @@ pub struct Module {
     pub is_host: bool,
     pub build_id: Vec<u8>,
     pub path: Vec<u8>,
+    pub file: FileStamp,
 }
 
 /// A hooked function.
@@ -381,7 +383,24 @@ impl Tables {
     }
 
     fn module(&self, (id, entry): (Ref, &[u64])) -> Option<Module> {
-        let &[path, start, end, bias, load_ticks, unload_ticks, flags, b0, b1, b2, b3, ..] = entry else {
+        let &[
+            path,
+            start,
+            end,
+            bias,
+            load_ticks,
+            unload_ticks,
+            flags,
+            b0,
+            b1,
+            b2,
+            b3,
+            bytes,
+            modified_ns,
+            changed_ns,
+            ..,
+        ] = entry
+        else {
             return None;
         };
         if path & PUBLISHED == 0 {
@@ -400,6 +419,7 @@ impl Tables {
             is_host: flags & 1 != 0,
             build_id,
             path,
+            file: FileStamp { bytes, modified_ns, changed_ns },
         })
     }
 

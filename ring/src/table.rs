@@ -12,6 +12,7 @@ use crate::layout::{
 use crate::record::pair;
 use crate::ring::Ring;
 use crate::stack::StackStatus;
+use crate::stamp::FileStamp;
 use crate::sync::Ordering;
 
 /// How many places of the index are tried.
@@ -36,6 +37,8 @@ pub struct ModuleEntry<'a> {
     pub build_id: &'a [u8],
     /// Path as the loader names it.
     pub path: &'a [u8],
+    /// The file, where it has no build id.
+    pub file: FileStamp,
 }
 
 fn hash_bytes(bytes: &[u8]) -> u32 {
@@ -205,6 +208,10 @@ impl Ring<'_> {
         }
         for (i, part) in build_id.chunks(8).enumerate() {
             self.store(at + 7 + i, word_of(part), Ordering::Relaxed);
+        }
+        let FileStamp { bytes, modified_ns, changed_ns } = module.file;
+        for (i, value) in [bytes, modified_ns, changed_ns].into_iter().enumerate() {
+            self.store(at + 11 + i, value, Ordering::Relaxed);
         }
         self.store(at, u64::from(path) | PUBLISHED, Ordering::Release);
         id

@@ -10,6 +10,7 @@ use traceshim_ring::mapping::{NewRing, RingMap};
 use traceshim_ring::record::{MORE, Origin, Record, StackRef, kind, pair, records};
 use traceshim_ring::ring::{Clock, Cursor, Owner};
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};
+use traceshim_ring::stamp::FileStamp;
 use traceshim_ring::table::ModuleEntry;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.ring");
@@ -44,6 +45,7 @@ fn write(dir: &Path) -> Vec<u8> {
         is_host: true,
         build_id: &[0xab; 20],
         path: b"/bin/golden",
+        file: FileStamp::default(),
     };
     let module = u64::from(ring.module(&module));
     ring.hook(3, 0x1234, b"host_called_from_c");

@@ -11,6 +11,7 @@ use traceshim_ring::read::{Piece, ReadError};
 use traceshim_ring::record::{Origin, Record, StackRef, kind, pair, records};
 use traceshim_ring::ring::{Clock, Cursor, Owner, Ring};
 use traceshim_ring::stack::{StackStatus, Unwinder};
+use traceshim_ring::stamp::FileStamp;
 use traceshim_ring::table::ModuleEntry;
 
 struct Fixed;
@@ -87,6 +88,7 @@ fn tables_and_records_come_back() {
         is_host: true,
         build_id: &[9; 20],
         path: b"/a",
+        file: FileStamp { bytes: 10, modified_ns: 11, changed_ns: 12 },
     };
     let id = ring.module(&module);
     ring.module_unloaded(id, 99);
@@ -107,6 +109,8 @@ fn tables_and_records_come_back() {
         (seen.start, seen.unload_ticks, &seen.build_id[..], &seen.path[..]),
         (1, 99, &[9; 20][..], &b"/a"[..])
     );
+    assert_eq!(seen.file, module.file);
+    assert_eq!(tables.module_with(id), Some(seen));
     let all: Vec<_> = records(&shot.pieces[0].words).collect();
     assert!(matches!(all[0], Record::Owner { tid: 5, ticks: 1000, sync_ticks: 1_000_000, .. }));
     assert_eq!(all[1], Record::CallbackEnter { delta: 0, hook: 3, depth: 1, stack });

@@ -143,6 +143,7 @@ fn describe(tracer: &Tracer, module: &Loaded, ticks: u64) -> u32 {
         is_host: module.kind == Kind::Host,
         build_id: &module.build_id,
         path: &module.path,
+        file: module.file,
     })
 }
 

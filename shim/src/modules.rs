@@ -9,14 +9,16 @@
 use crate::elf::Dynamic;
 use findshlibs::{Segment as _, SharedLibrary as _, SharedLibraryId, TargetSharedLibrary};
 use parking_lot::{Mutex, MutexGuard};
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use traceshim_ring::env::Config;
 use traceshim_ring::glob;
 use traceshim_ring::layout::Ref;
+use traceshim_ring::stamp::FileStamp;
 use traceshim_unwind::{FramePointers, ModuleDesc, ModuleSet, sections_of};
 
 /// A module, as long as it is loaded.
@@ -27,6 +29,8 @@ pub(crate) struct Loaded {
     pub(crate) bias: u64,
     pub(crate) path: Vec<u8>,
     pub(crate) build_id: Vec<u8>,
+    /// Of its file, where it has no build id.
+    pub(crate) file: FileStamp,
     pub(crate) dynamic: Option<Dynamic>,
     /// Where its code is.
     pub(crate) code: Vec<Range<u64>>,
@@ -177,6 +181,7 @@ impl Registry {
                 *found = old.swap_remove(at);
             } else {
                 found.desc.load_id = self.loads;
+                found.file = stamp(found);
                 if let Some(kind) = KINDS.get(self.loads as usize) {
                     let code = match found.kind {
                         Kind::CSide => 0,
@@ -300,10 +305,21 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
         code,
         relro,
         kind,
+        file: FileStamp::default(),
         entry: 0,
         hooked: false,
         desc,
     })
+}
+
+/// What will tell whether the file is still the one that was loaded, where no
+/// build id does.
+fn stamp(module: &Loaded) -> FileStamp {
+    let path = Path::new(OsStr::from_bytes(&module.path));
+    if !module.build_id.is_empty() || !path.is_absolute() {
+        return FileStamp::default();
+    }
+    path.metadata().map_or_else(|_| FileStamp::default(), |meta| FileStamp::from(&meta))
 }
 
 /// A path that still means the same when the program has changed its directory.

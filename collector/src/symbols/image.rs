@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use object::{Object, ObjectSection};
+use traceshim_ring::stamp::FileStamp;
 
 use super::debug_file::{self, DebugFile};
 use super::dwarf::Dwarf;
@@ -20,6 +21,19 @@ pub(crate) enum ImageError {
     NotElf,
     #[error("the file has another build id than the module that was traced")]
     OtherBuild,
+    #[error("the file has no build id, and was changed or replaced since it was traced")]
+    OtherFile,
+    #[error("neither a build id nor the trace tells whether the file is the one that was traced")]
+    Unidentified,
+}
+
+/// What is known of the file that was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity<'a> {
+    /// Its build id; empty where it has none.
+    pub(crate) build_id: &'a [u8],
+    /// The file, where that is so.
+    pub(crate) file: FileStamp,
 }
 
 /// A module's symbols and debug information.
@@ -29,15 +43,22 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Opens the file of a module, and what belongs to it. Where the module has
-    /// a build id, a file with another one is refused: no name beats a wrong
-    /// name.
-    pub(crate) fn open(path: &Path, build_id: &[u8], debug_dirs: &[PathBuf]) -> Result<Image, ImageError> {
-        let bytes = file::contents(path).ok_or(ImageError::Unreadable)?;
+    /// Opens the file of a module, and what belongs to it. One that isn't known
+    /// to be the one that was loaded is refused: no name beats a wrong name.
+    pub(crate) fn open(
+        path: &Path,
+        traced: Identity<'_>,
+        debug_dirs: &[PathBuf],
+    ) -> Result<Image, ImageError> {
+        let (bytes, stamp) = file::open(path).ok_or(ImageError::Unreadable)?;
         let elf = Elf::parse(bytes).map_err(|_| ImageError::NotElf)?;
         let on_disk = elf.build_id().ok().flatten().unwrap_or_default();
-        if !build_id.is_empty() && build_id != on_disk {
-            return Err(ImageError::OtherBuild);
+        match traced {
+            Identity { build_id: [], file } if !file.is_known() => return Err(ImageError::Unidentified),
+            Identity { build_id: [], file } if file != stamp => return Err(ImageError::OtherFile),
+            Identity { build_id: [], .. } => {}
+            Identity { build_id, .. } if build_id != on_disk => return Err(ImageError::OtherBuild),
+            Identity { .. } => {}
         }
 
         let mut symbols = SymbolTable::default();

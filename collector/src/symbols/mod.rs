@@ -22,8 +22,10 @@ use std::path::{Path, PathBuf};
 #[cfg(any(fuzzing, test))]
 pub(crate) use debugdata::expand;
 pub(crate) use demangle::{name, utf8};
+pub(crate) use image::Identity;
 use image::{Image, ImageError};
 pub(crate) use perf_map::PerfMap;
+use traceshim_ring::stamp::FileStamp;
 
 /// The only kind of file that the shim can be loaded beside.
 type Elf = object::read::elf::ElfFile64<'static>;
@@ -54,10 +56,13 @@ pub(crate) struct SymbolOptions {
     pub(crate) debug_dirs: Vec<PathBuf>,
 }
 
+/// A module: its path, and what tells its file from others.
+type Key = (Vec<u8>, Vec<u8>, FileStamp);
+
 /// Names addresses of any number of modules.
 pub(crate) struct Symbolizer {
     options: SymbolOptions,
-    images: HashMap<(Vec<u8>, Vec<u8>), Option<Image>>,
+    images: HashMap<Key, Option<Image>>,
     warnings: Vec<String>,
 }
 
@@ -75,16 +80,16 @@ impl Symbolizer {
     /// The functions at `address` of the module at `path`, innermost first;
     /// empty where nothing is known. `address` is what the file calls it (the
     /// address in memory minus the load bias).
-    pub(crate) fn find(&mut self, path: &[u8], build_id: &[u8], address: u64) -> Vec<Site> {
+    pub(crate) fn find(&mut self, path: &[u8], traced: Identity<'_>, address: u64) -> Vec<Site> {
         if !self.options.enabled || path.first() != Some(&b'/') {
             return Vec::new();
         }
-        let key = (path.to_vec(), build_id.to_vec());
+        let key = (path.to_vec(), traced.build_id.to_vec(), traced.file);
         let (options, warnings) = (&self.options, &mut self.warnings);
         let path = Path::new(OsStr::from_bytes(path));
         let mut warn = |error| warnings.push(format!("{}: {error}; its frames stay unnamed", path.display()));
         let image = self.images.entry(key).or_insert_with(|| {
-            match unharmed(|| Image::open(path, build_id, &options.debug_dirs)).flatten() {
+            match unharmed(|| Image::open(path, traced, &options.debug_dirs)).flatten() {
                 Ok(image) => Some(image),
                 Err(error) => {
                     warn(error);
@@ -146,6 +151,12 @@ mod tests {
         (path.as_os_str().as_bytes().to_vec(), address)
     }
 
+    /// A module without a build id whose file is still the one that was loaded.
+    fn as_it_is(path: &[u8]) -> Identity<'static> {
+        let file = FileStamp::from(&Path::new(OsStr::from_bytes(path)).metadata().unwrap());
+        Identity { build_id: b"", file }
+    }
+
     #[inline(never)]
     fn a_function_that_names_itself() -> u32 {
         std::hint::black_box(line!())
@@ -155,7 +166,7 @@ mod tests {
     fn names_files_and_lines_come_from_the_file() {
         let line = a_function_that_names_itself();
         let (path, address) = this_test();
-        let sites = symbolizer().find(&path, b"", address);
+        let sites = symbolizer().find(&path, as_it_is(&path), address);
         let site = sites.last().unwrap();
         assert!(site.function.as_deref().unwrap().ends_with("a_function_that_names_itself"));
         assert!(site.file.as_deref().unwrap().ends_with("mod.rs"));
@@ -167,8 +178,9 @@ mod tests {
     fn another_build_id_means_no_names_and_one_warning() {
         let (path, address) = this_test();
         let mut s = symbolizer();
-        assert_eq!(s.find(&path, b"\x01\x02", address), []);
-        assert_eq!(s.find(&path, b"\x01\x02", address + 1), []);
+        let other = Identity { build_id: b"\x01\x02", ..as_it_is(&path) };
+        assert_eq!(s.find(&path, other, address), []);
+        assert_eq!(s.find(&path, other, address + 1), []);
         let warnings = s.take_warnings();
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("build id"));
@@ -182,10 +194,11 @@ mod tests {
         std::fs::copy(OsStr::from_bytes(&path), &copy).unwrap();
         let mut s = symbolizer();
         let copy_path = copy.as_os_str().as_bytes();
-        assert!(!s.find(copy_path, b"", address).is_empty());
+        let traced = as_it_is(copy_path);
+        assert!(!s.find(copy_path, traced, address).is_empty());
         std::fs::File::options().write(true).open(&copy).unwrap().set_len(4096).unwrap();
-        assert_eq!(s.find(copy_path, b"", address), []);
-        assert_eq!(s.find(copy_path, b"", address), []);
+        assert_eq!(s.find(copy_path, traced, address), []);
+        assert_eq!(s.find(copy_path, traced, address), []);
         let warnings = s.take_warnings();
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("got shorter"));
@@ -199,7 +212,8 @@ mod tests {
         for (n, cut) in [0, 1, 63, 64, 1000, 4096, head.len()].into_iter().enumerate() {
             let path = dir.path().join(format!("cut{n}"));
             std::fs::write(&path, &head[..cut]).unwrap();
-            symbolizer().find(path.as_os_str().as_bytes(), b"", 0x1000);
+            let path = path.as_os_str().as_bytes();
+            symbolizer().find(path, as_it_is(path), 0x1000);
         }
     }
 }

@@ -11,6 +11,7 @@ use traceshim_ring::mapping::{NewRing, RingMap};
 use traceshim_ring::record::{Origin, StackRef, kind, pair};
 use traceshim_ring::ring::{Clock, Cursor, Owner, Ring};
 use traceshim_ring::stack::{StackStatus, Unwinder};
+use traceshim_ring::stamp::FileStamp;
 use traceshim_ring::table::ModuleEntry;
 
 /// Ticks are nanoseconds in these rings, also where the header says that they
@@ -65,6 +66,7 @@ impl Writer {
             is_host: true,
             build_id: &[1, 2, 3],
             path: b"/nowhere/app",
+            file: FileStamp::default(),
         });
         ring.hook(0, bias + 0x2000, b"host_called_from_c");
         ring.hook(1, bias + 0x3000, b"host_inner");
