@@ -8,12 +8,14 @@
 //! of the tables, and [`clock`] turns ticks into nanoseconds.
 //!
 //! [`env`](mod@env) and [`session`] hold what both sides must call alike: the
-//! environment variables and the names of files. The bytes are defined in
-//! [`layout`] and `docs/ring-format.md`.
+//! environment variables and the names of files; [`choice`], what is traced of a
+//! program. The bytes are defined in [`layout`] and `docs/ring-format.md`.
 //!
 //! Atomics come from one module that switches to loom's, so that the protocol
 //! itself, which contains no unsafe code, is what the model checker runs.
 
+#[cfg(not(loom))]
+pub mod choice;
 pub mod clock;
 #[cfg(not(loom))]
 pub mod drain;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use traceshim_ring::choice;
 use traceshim_ring::record::{kind, pair};
 use traceshim_ring::table::ModuleEntry;
 
@@ -33,23 +34,6 @@ struct Hooks {
 static HOOKS: Mutex<Hooks> = Mutex::new(Hooks { all: Vec::new(), by_address: BTreeMap::new(), full: false });
 /// The hooked functions' entries, for the stacks that begin with them.
 static ENTRIES: [AtomicU64; arch::STUBS] = [const { AtomicU64::new(0) }; arch::STUBS];
-
-/// Allocators that a host brings along are interposed, not called back: they
-/// are left alone unless they are named.
-const ALLOCATORS: [&[u8]; 12] = [
-    b"malloc",
-    b"free",
-    b"calloc",
-    b"realloc",
-    b"reallocarray",
-    b"memalign",
-    b"aligned_alloc",
-    b"posix_memalign",
-    b"valloc",
-    b"pvalloc",
-    b"malloc_usable_size",
-    b"cfree",
-];
 
 /// The entry of hooked function number `hook`.
 #[inline(always)]
@@ -94,19 +78,11 @@ pub(crate) fn trampoline_for_lookup(tracer: &Tracer, name: &CStr, found: u64) ->
         let target = if found == 0 { real::dlsym(libc::RTLD_DEFAULT, name) } else { found };
         return if target == 0 { None } else { registration::registrar(target, argument) };
     }
-    if !wanted(tracer, name) {
+    if !choice::is_wanted(tracer.config, name.to_bytes()) {
         return None;
     }
     let target = host_function(tracer, &modules::registry(), name)?;
     (found == 0 || found == target).then(|| trampoline(tracer, target, name.to_bytes()))?
-}
-
-/// Whether the variables ask for this function.
-fn wanted(tracer: &Tracer, name: &CStr) -> bool {
-    let (name, callbacks) = (name.to_bytes(), &tracer.config.callbacks);
-    let allocator = ALLOCATORS.contains(&name) || name.starts_with(b"_Zn") || name.starts_with(b"_Zd");
-    let named = || callbacks.include.iter().any(|glob| glob == name);
-    callbacks.selects(name) && (!allocator || named())
 }
 
 /// Looks at what is loaded now, notes what changed, and hooks what is new.
@@ -192,7 +168,7 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
             if module.kind == Kind::Host {
                 continue;
             }
-            if !wanted(tracer, import.name) {
+            if !choice::is_wanted(tracer.config, import.name.to_bytes()) {
                 continue;
             }
             let Some(target) = host_function(tracer, registry, import.name) else { continue };
@@ -232,21 +208,13 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
 fn host_function(tracer: &Tracer, registry: &Registry, name: &CStr) -> Option<u64> {
     let host = registry.modules.iter().filter(|module| module.kind == Kind::Host).find_map(|module| {
         let function = module.dynamic.as_ref()?.export(name)?;
-        let allowed = tracer.config.host.iter().all(|(glob, only)| match only {
-            Some(only) if is_named(module, glob) => traceshim_ring::glob::matches(only, name.to_bytes()),
-            _ => true,
-        });
+        let allowed = choice::is_host_function(tracer.config, &module.path, name.to_bytes());
         allowed.then_some((module.start, function))
     })?;
     let first = registry.modules.iter().find(|module| {
         module.start == host.0 || module.dynamic.as_ref().is_some_and(|d| d.export(name).is_some())
     })?;
     (first.start == host.0).then_some(host.1)
-}
-
-fn is_named(module: &Loaded, glob: &[u8]) -> bool {
-    let name = module.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
-    traceshim_ring::glob::matches(glob, name) || traceshim_ring::glob::matches(glob, &module.path)
 }
 
 /// A trampoline was called.

@@ -15,8 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+pub(crate) use traceshim_ring::choice::Side as Kind;
+use traceshim_ring::choice::{INTERPRETER, file_name};
 use traceshim_ring::env::Config;
-use traceshim_ring::glob;
 use traceshim_ring::layout::Ref;
 use traceshim_ring::stamp::FileStamp;
 use traceshim_unwind::{FramePointers, ModuleDesc, ModuleSet, sections_of};
@@ -42,19 +43,6 @@ pub(crate) struct Loaded {
     /// Whether its slots have been looked through.
     pub(crate) hooked: bool,
     desc: ModuleDesc,
-}
-
-/// Whose side a module is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Its exported functions are what C calls back.
-    Host,
-    /// Everything else of the program's.
-    CSide,
-    /// A C++ runtime, which makes threads in its caller's name.
-    Forwarder,
-    /// The loader, the vdso and ourselves: never touched.
-    Untouchable,
 }
 
 /// Every module, in the loader's order, which is the order of symbol lookup.
@@ -277,8 +265,8 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
     // SAFETY: the module is loaded; what is kept of it is dropped with it.
     let dynamic = dynamic_at.map(|at| unsafe { Dynamic::at(at, bias) });
     let ours = (start..end).contains(&(crate::tracer::initialise as *const () as u64));
-    let untouchable = ours || !first && is_untouchable(&path);
-    let kind = if untouchable { Kind::Untouchable } else { kind(&path, dynamic, config, first) };
+    let is_interpreter = || dynamic.is_some_and(|d| d.export(INTERPRETER).is_some());
+    let kind = if ours { Kind::Untouchable } else { Kind::of(config, &path, first, is_interpreter) };
     // SAFETY: the segments are mapped for as long as the module is loaded, and
     // copied where it may go before the set that names it.
     let sections = frames.and_then(|range| unsafe { sections_of(bias, range, &loads, copy) });
@@ -338,31 +326,6 @@ fn absolute(path: &[u8], is_executable: bool) -> Vec<u8> {
             [dir.as_os_str().as_bytes(), b"/", path].concat()
         }
         _ => path.to_vec(),
-    }
-}
-
-fn file_name(path: &[u8]) -> &[u8] {
-    path.rsplit(|&b| b == b'/').next().unwrap_or(path)
-}
-
-fn is_untouchable(path: &[u8]) -> bool {
-    let name = file_name(path);
-    name.starts_with(b"ld-linux") || name.starts_with(b"linux-vdso") || name.is_empty()
-}
-
-fn kind(path: &[u8], dynamic: Option<Dynamic>, config: &Config, first: bool) -> Kind {
-    let name = file_name(path);
-    let is_host = match config.host.as_slice() {
-        // A program that only starts an interpreter in a library is not what
-        // the library's C modules call back: the interpreter is.
-        [] => first || dynamic.is_some_and(|d| d.export(c"Py_BytesMain").is_some()),
-        globs => globs.iter().any(|(glob, _)| glob::matches(glob, name) || glob::matches(glob, path)),
-    };
-    let is_forwarder = [&b"libstdc++.so"[..], b"libc++.so"].iter().any(|prefix| name.starts_with(prefix));
-    match (is_host, is_forwarder) {
-        (true, _) => Kind::Host,
-        (false, true) => Kind::Forwarder,
-        _ => Kind::CSide,
     }
 }
 
