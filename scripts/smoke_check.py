@@ -252,11 +252,16 @@ def register(check):
     entered = collections.Counter(event.get("function") for event in check.of("callback_enter"))
     check.expect("callbacks of qsort", entered["by_value"], holds=entered["by_value"] >= 2)
     check.expect("callbacks of c_fire", entered["on_event"], wanted=2)
-    check.expect("no other callback", sorted(set(entered) - {"by_value", "on_event"}), wanted=[])
+    once = {"on_near": 1, "on_far": 1, "on_farther": 1, "on_option": 1}
+    check.expect("arguments in registers, on the stack, and by option",
+                 {function: entered[function] for function in once}, wanted=once)
+    check.expect("no other callback", sorted(set(entered) - {"by_value", "on_event", *once}), wanted=[])
     left = collections.Counter(event.get("function") for event in check.of("callback_exit", how="return"))
     check.expect("every one returned", dict(left), wanted=dict(entered))
     for event in check.of("callback_enter", function="on_event"):
         check.stack("callback_enter on_event", event, "on_event", "c_fire", "main")
+    check.stack("callback_enter on_farther", check.one("callback_enter", function="on_farther"),
+                "on_farther", "c_register_far", "main")
     stack = [bare(frame.get("symbol")) for frame in check.of("callback_enter", function="by_value")[0]["stack"]]
     check.expect("by_value comes from qsort", " < ".join(map(str, stack)),
                  holds=stack[0] == "by_value" and "main" in stack and any("qsort" in str(name) for name in stack))

@@ -2,6 +2,7 @@
 //! sets it and checks its options with the same parsers.
 
 use crate::layout::{RING_MAX_BYTES, RING_MIN_BYTES};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -48,7 +49,7 @@ pub const VARIABLES: &[Variable] = &[
         name: "TRACESHIM_CALLBACK_ARGS",
         option: Some("--callback-arg"),
         default: "",
-        allowed: "a comma list of function:N, with N from 1 to 6",
+        allowed: "a comma list of function:N, with N from 1 to 12; function:N@M=A-B wraps only where argument M is from A to B",
         help: "function pointers that are wrapped where they are handed over",
         set: |config, value| set_callback_args(config, value.as_bytes()).is_some(),
     },
@@ -179,6 +180,19 @@ impl Callbacks {
     }
 }
 
+/// An argument in which a function takes a callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallbackArg {
+    /// Which argument, from 1.
+    pub argument: u8,
+    /// It is a function only where another argument, from 1, has a value
+    /// between these two.
+    pub only_if: Option<(u8, u32, u32)>,
+}
+
+/// How many arguments a callback can be looked for in.
+const MAX_ARGUMENT: u8 = 12;
+
 /// Everything that the environment says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -186,8 +200,8 @@ pub struct Config {
     pub dir: Option<PathBuf>,
     /// See [`Callbacks`].
     pub callbacks: Callbacks,
-    /// Functions and the argument (from 1) in which they take a callback.
-    pub callback_args: Vec<(Vec<u8>, u8)>,
+    /// Functions and the arguments in which they take a callback.
+    pub callback_args: BTreeMap<Vec<u8>, Vec<CallbackArg>>,
     /// Globs of host modules, with a function where only that is the host.
     /// Empty: the main executable, and recognised runtimes.
     pub host: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -210,7 +224,7 @@ impl Default for Config {
         Config {
             dir: None,
             callbacks: Callbacks { auto: true, ..Callbacks::default() },
-            callback_args: Vec::new(),
+            callback_args: BTreeMap::new(),
             host: Vec::new(),
             unwinder: UnwinderChoice::Auto,
             stack_depth: 128,
@@ -334,16 +348,35 @@ fn set_callbacks(config: &mut Config, value: &[u8]) -> Option<()> {
 }
 
 fn set_callback_args(config: &mut Config, value: &[u8]) -> Option<()> {
-    config.callback_args = items(value)
-        .map(|item| {
-            let colon = item.iter().rposition(|&b| b == b':').filter(|&at| at > 0)?;
-            match item.get(colon + 1..)? {
-                &[digit @ b'1'..=b'6'] => Some((item.get(..colon)?.to_vec(), digit - b'0')),
-                _ => None,
-            }
-        })
-        .collect::<Option<_>>()?;
+    config.callback_args.clear();
+    for item in items(value) {
+        let (function, argument) = parse_callback_arg(item)?;
+        let arguments = config.callback_args.entry(function.to_vec()).or_default();
+        if !arguments.contains(&argument) {
+            arguments.push(argument);
+        }
+    }
     Some(())
+}
+
+/// `qsort:4`, or `curl_easy_setopt:3@2=20000-29999`.
+pub fn parse_callback_arg(item: &[u8]) -> Option<(&[u8], CallbackArg)> {
+    let colon = item.iter().rposition(|&b| b == b':').filter(|&at| at > 0)?;
+    let (function, rest) = (item.get(..colon)?, std::str::from_utf8(item.get(colon + 1..)?).ok()?);
+    let number = |text: &str| text.parse().ok().filter(|n| (1..=MAX_ARGUMENT).contains(n));
+    let (argument, condition) = match rest.split_once('@') {
+        Some((argument, condition)) => (argument, Some(condition)),
+        None => (rest, None),
+    };
+    let only_if = match condition {
+        Some(condition) => {
+            let (other, range) = condition.split_once('=')?;
+            let (from, to) = range.split_once('-')?;
+            Some((number(other)?, from.parse().ok()?, to.parse().ok()?))
+        }
+        None => None,
+    };
+    Some((function, CallbackArg { argument: number(argument)?, only_if }))
 }
 
 fn set_host(config: &mut Config, value: &[u8]) -> Option<()> {
@@ -385,7 +418,10 @@ mod tests {
             ("TRACESHIM_CALLBACKS", "none,x"),
             ("TRACESHIM_CALLBACK_ARGS", "qsort"),
             ("TRACESHIM_CALLBACK_ARGS", "qsort:0"),
-            ("TRACESHIM_CALLBACK_ARGS", "qsort:7"),
+            ("TRACESHIM_CALLBACK_ARGS", "qsort:13"),
+            ("TRACESHIM_CALLBACK_ARGS", "set:3@2"),
+            ("TRACESHIM_CALLBACK_ARGS", "set:3@0=1-2"),
+            ("TRACESHIM_CALLBACK_ARGS", "set:3@2=1"),
             ("TRACESHIM_HOST", "!f"),
             ("TRACESHIM_UNWINDER", "fp"),
             ("TRACESHIM_STACK_DEPTH", "-1"),
@@ -417,12 +453,18 @@ mod tests {
     #[test]
     fn lists_and_sizes() {
         let config = read(&[
-            ("TRACESHIM_CALLBACK_ARGS", "qsort:4, sqlite3_exec:3"),
+            ("TRACESHIM_CALLBACK_ARGS", "qsort:4, scandir:3,scandir:4,qsort:4,set:12@2=5-9"),
             ("TRACESHIM_HOST", "libpython*.so*,a.out!f"),
             ("TRACESHIM_RING_BYTES", "64k"),
         ])
         .unwrap();
-        assert_eq!(config.callback_args, [(b"qsort".to_vec(), 4), (b"sqlite3_exec".to_vec(), 3)]);
+        let arg = |argument| CallbackArg { argument, only_if: None };
+        let expected = BTreeMap::from([
+            (b"qsort".to_vec(), vec![arg(4)]),
+            (b"scandir".to_vec(), vec![arg(3), arg(4)]),
+            (b"set".to_vec(), vec![CallbackArg { argument: 12, only_if: Some((2, 5, 9)) }]),
+        ]);
+        assert_eq!(config.callback_args, expected);
         assert_eq!(
             config.host,
             [(b"libpython*.so*".to_vec(), None), (b"a.out".to_vec(), Some(b"f".to_vec()))]

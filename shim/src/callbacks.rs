@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use traceshim_ring::choice;
+use traceshim_ring::env::CallbackArg;
 use traceshim_ring::record::{kind, pair};
 use traceshim_ring::table::ModuleEntry;
 
@@ -74,9 +75,9 @@ pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u6
 /// function to be traced. `found`: what the lookup finds; 0: the default scope
 /// was asked, in which the host's comes first or it isn't the answer.
 pub(crate) fn trampoline_for_lookup(tracer: &Tracer, name: &CStr, found: u64) -> Option<u64> {
-    if let Some(argument) = registration::argument_of(tracer, name) {
+    if let Some(arguments) = registration::arguments_of(tracer, name) {
         let target = if found == 0 { real::dlsym(libc::RTLD_DEFAULT, name) } else { found };
-        return if target == 0 { None } else { registration::registrar(target, argument) };
+        return if target == 0 { None } else { registration::registrar(target, arguments) };
     }
     if !choice::is_wanted(tracer.config, name.to_bytes()) {
         return None;
@@ -141,8 +142,8 @@ pub(crate) fn describe_all(tracer: &Tracer) {
 enum Plan {
     /// A trampoline before a host function.
     Trace(u64),
-    /// A registrar before a function that takes a callback as this argument.
-    Register(u64, u8),
+    /// A registrar before a function that takes callbacks in these arguments.
+    Register(u64, &'static [CallbackArg]),
 }
 
 /// Puts trampolines into the slots of modules that were not looked at yet, and
@@ -155,13 +156,13 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
         }
         let Some(dynamic) = &module.dynamic else { continue };
         for import in dynamic.imports() {
-            if let Some(argument) = registration::argument_of(tracer, import.name) {
+            if let Some(arguments) = registration::arguments_of(tracer, import.name) {
                 // SAFETY: the loader filled the slot, and the module is loaded.
                 let holds = unsafe { slots::read(import.slot) };
                 let unbound = (module.start..module.end).contains(&holds);
                 let target = if unbound { real::dlsym(libc::RTLD_DEFAULT, import.name) } else { holds };
                 if target != 0 {
-                    plan.push((i, import, Plan::Register(target, argument)));
+                    plan.push((i, import, Plan::Register(target, arguments)));
                 }
                 continue;
             }
@@ -188,7 +189,7 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
         let Some(module) = registry.modules.get(i) else { continue };
         let stub = match what {
             Plan::Trace(target) => trampoline(tracer, target, import.name.to_bytes()),
-            Plan::Register(target, argument) => registration::registrar(target, argument),
+            Plan::Register(target, arguments) => registration::registrar(target, arguments),
         };
         let Some(stub) = stub else { continue };
         let read_only = (module.relro.0..module.relro.1).contains(&import.slot);

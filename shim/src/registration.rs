@@ -1,5 +1,5 @@
 //! Function pointers that are handed over at run time: `TRACESHIM_CALLBACK_ARGS`
-//! names the functions that take one, and which argument it is.
+//! names the functions that take some, and in which arguments.
 //!
 //! A registrar stands in the slots of whoever imports such a function, the host
 //! included, and answers lookups of its name. It hands on a trampoline in the
@@ -16,37 +16,40 @@ use crate::state::ThreadState;
 use crate::tracer::Tracer;
 use parking_lot::Mutex;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::OnceLock;
+use traceshim_ring::env::CallbackArg;
 
-/// The function that each registrar stands before.
-static TAKERS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-/// Which argument, from 0, is the pointer.
-static ARGUMENTS: [AtomicU8; REGISTRARS] = [const { AtomicU8::new(0) }; REGISTRARS];
+/// A function that takes callbacks, and in which arguments.
+type Taker = (u64, &'static [CallbackArg]);
+
+/// What each registrar stands before.
+static TAKERS: Mutex<Vec<Taker>> = Mutex::new(Vec::new());
+/// The same arguments, for whoever must not wait.
+static ARGUMENTS: [OnceLock<&[CallbackArg]>; REGISTRARS] = [const { OnceLock::new() }; REGISTRARS];
 
 /// Small numbers stand for something else (`SIG_IGN`, `SQLITE_TRANSIENT`), and
 /// so do the largest: nothing is mapped there.
 const LOWEST: u64 = 64 << 10;
 const HIGHEST: u64 = 1 << 47;
 
-/// Which argument of the function `name` is a callback, counted from 0.
-pub(crate) fn argument_of(tracer: &Tracer, name: &CStr) -> Option<u8> {
-    let named = tracer.config.callback_args.iter().find(|(function, _)| function == name.to_bytes())?;
-    named.1.checked_sub(1)
+/// In which arguments the function `name` takes a callback.
+pub(crate) fn arguments_of(tracer: &Tracer, name: &CStr) -> Option<&'static [CallbackArg]> {
+    tracer.config.callback_args.get(name.to_bytes()).map(Vec::as_slice)
 }
 
 /// The registrar before the function at `target`; the same one each time.
-pub(crate) fn registrar(target: u64, argument: u8) -> Option<u64> {
+pub(crate) fn registrar(target: u64, arguments: &'static [CallbackArg]) -> Option<u64> {
     let mut takers = TAKERS.lock();
-    let n = takers.iter().position(|&taker| taker == target).unwrap_or(takers.len());
+    let n = takers.iter().position(|&taker| taker == (target, arguments)).unwrap_or(takers.len());
     let Some(place) = ARGUMENTS.get(n) else {
         say::error(format_args!(
             "more than {REGISTRARS} functions take callbacks; the others are not traced"
         ));
         return None;
     };
-    place.store(argument, Ordering::Release);
+    place.get_or_init(|| arguments);
     if n == takers.len() {
-        takers.push(target);
+        takers.push((target, arguments));
     }
     arch::registrar(n, target)
 }
@@ -55,19 +58,32 @@ pub(crate) fn registrar(target: u64, argument: u8) -> Option<u64> {
 pub(crate) unsafe extern "C-unwind" fn on_register(context: *mut Context, thread: *mut ThreadState) {
     // SAFETY: the registrar's own context.
     let context = unsafe { &mut *context };
-    let argument = ARGUMENTS.get(context.id as usize).map_or(0, |n| n.load(Ordering::Acquire));
-    let Some(pointer) = context.args.get_mut(usize::from(argument)) else { return };
-    if !is_function(*pointer) {
-        return;
-    }
-    // SAFETY: called by the gate.
-    unsafe {
-        inside(thread, |recording| {
-            // Without a name: the collector finds it from the address.
-            if let Some(stub) = callbacks::trampoline(recording.tracer, *pointer, b"") {
-                *pointer = stub;
-            }
+    let arguments = ARGUMENTS.get(context.id as usize).and_then(OnceLock::get);
+    for argument in arguments.into_iter().copied().flatten() {
+        let applies = argument.only_if.is_none_or(|(other, from, to)| {
+            // SAFETY: whoever named the function says that it has the argument.
+            let value = unsafe { arch::argument(context, other).read() };
+            // An int: the upper half of its register may hold anything.
+            (from..=to).contains(&(value as u32))
         });
+        let place = arch::argument(context, argument.argument);
+        // SAFETY: as above.
+        let pointer = unsafe { place.read() };
+        if !applies || !is_function(pointer) {
+            continue;
+        }
+        let mut wrapped = None;
+        // SAFETY: called by the gate.
+        unsafe {
+            inside(thread, |recording| {
+                // Without a name: the collector finds it from the address.
+                wrapped = callbacks::trampoline(recording.tracer, pointer, b"");
+            });
+        }
+        if let Some(stub) = wrapped {
+            // SAFETY: as above; the place is the callee's to change.
+            unsafe { place.write(stub) };
+        }
     }
 }
 

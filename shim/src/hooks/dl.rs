@@ -42,7 +42,7 @@ unsafe extern "C-unwind" fn before_dlsym(context: *mut Context, thread: *mut Thr
         return;
     }
     let asks = modules::kind_of(context.caller().ip.wrapping_sub(1));
-    let registers = tracer::current().is_some_and(|t| crate::registration::argument_of(t, name).is_some());
+    let registers = tracer::current().is_some_and(|t| crate::registration::arguments_of(t, name).is_some());
     if handle == libc::RTLD_NEXT as u64 || !(registers || matches!(asks, Kind::CSide | Kind::Forwarder)) {
         return;
     }

@@ -4,6 +4,7 @@
 //! jump, with the caller's return address and stack arguments in place.
 #![allow(unsafe_code)]
 
+use super::context::Context;
 use super::gate::gate;
 use crate::registration::on_register;
 use std::arch::{global_asm, naked_asm};
@@ -45,6 +46,18 @@ global_asm!(
 pub(crate) fn registrar(n: usize, target: u64) -> Option<u64> {
     TARGETS.get(n)?.store(target, Ordering::Release);
     Some(&raw const REGISTRAR_0 as u64 + n as u64 * 16)
+}
+
+/// Where argument number `n` of a registrar's caller lies, counted from 1: six
+/// in the context, which are registers again when the registrar passes on, the
+/// others above the return address, in an area that belongs to who is called.
+pub(crate) fn argument(context: &mut Context, n: u8) -> *mut u64 {
+    let n = usize::from(n).saturating_sub(1);
+    let in_registers = context.args.len();
+    match context.args.get_mut(n) {
+        Some(register) => register,
+        None => (context.frame() as *mut u64).wrapping_add(2 + n - in_registers),
+    }
 }
 
 #[unsafe(naked)]
