@@ -13,6 +13,10 @@ for_tests=(
     clang:clang ld.lld:lld gdb:gdb strace:strace shellcheck:shellcheck
     xz:xz-utils zstd:zstd redis-server:redis-server redis-benchmark:redis-tools
     dwz:dwz llvm-symbolizer:llvm /usr/lib/x86_64-linux-gnu/libunwind.so.8:libunwind8
+    # The headers that the presets of callbacks are compared with.
+    /usr/include/sqlite3.h:libsqlite3-dev /usr/include/expat.h:libexpat1-dev /usr/include/zlib.h:zlib1g-dev
+    /usr/include/x86_64-linux-gnu/curl/curl.h:libcurl4-openssl-dev /usr/include/openssl/ssl.h:libssl-dev
+    /usr/include/glib-2.0/glib.h:libglib2.0-dev /usr/include/uv.h:libuv1-dev /usr/include/event2/event.h:libevent-dev
 )
 
 packages_missing() {

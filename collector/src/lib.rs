@@ -17,6 +17,7 @@ mod histogram;
 mod input;
 mod launch;
 mod model;
+mod presets;
 mod resolve;
 mod show;
 mod stats;

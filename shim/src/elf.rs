@@ -203,6 +203,46 @@ impl Dynamic {
     }
 }
 
+impl Dynamic {
+    /// Where this module jumps on to functions of others, in so far as that is
+    /// the functions' address for the whole process: so it is in an executable
+    /// that is linked for a fixed place. Sorted.
+    pub(crate) fn stand_ins(&self) -> Vec<u64> {
+        if self.bias != 0 {
+            return Vec::new();
+        }
+        let symbols = (1..self.symbol_count()).filter_map(|index| self.symbol(index));
+        let stands_in = |symbol: &Symbol| {
+            symbol.section == SHN_UNDEF && symbol.value != 0 && symbol.info & 0xf == STT_FUNC
+        };
+        let mut found: Vec<u64> = symbols.filter(stands_in).map(|symbol| symbol.value).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// How many symbols there are, which only the hash table tells: one more
+    /// than the last that a chain ends with.
+    fn symbol_count(&self) -> u64 {
+        if self.gnu_hash == 0 {
+            return 0;
+        }
+        let word = |i: u64| {
+            let at = (self.gnu_hash as *const u32).wrapping_add(i as usize);
+            // SAFETY: within the hash table, by its own layout.
+            u64::from(unsafe { at.read() })
+        };
+        let (buckets, first, bloom_words) = (word(0), word(1), word(2));
+        let bucket_base = 4 + bloom_words * 2;
+        let last = (0..buckets).map(|i| word(bucket_base + i)).max().unwrap_or(0);
+        if last < first {
+            return first;
+        }
+        let chains = bucket_base + buckets;
+        let length = (0..).find(|i| word(chains + last - first + i) & 1 != 0).unwrap_or(0);
+        last + length + 1
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,8 @@ pub(crate) struct Loaded {
     /// Of its file, where it has no build id.
     pub(crate) file: FileStamp,
     pub(crate) dynamic: Option<Dynamic>,
+    /// Where addresses of other modules' functions seem to be.
+    pub(crate) stand_ins: Vec<u64>,
     /// Where its code is.
     pub(crate) code: Vec<Range<u64>>,
     /// Pages that the loader made read-only after relocation.
@@ -116,7 +118,7 @@ static KINDS: [AtomicU32; 4096] = [const { AtomicU32::new(0) }; 4096];
 /// Whether `address` is a function of libc's own.
 pub(crate) fn is_libc(address: u64) -> bool {
     let registry = registry();
-    registry.find(address).is_some_and(|module| file_name(&module.path).starts_with(b"libc.so"))
+    registry.find(address).is_some_and(Loaded::is_libc)
 }
 
 /// What changed.
@@ -223,6 +225,11 @@ impl Registry {
 }
 
 impl Loaded {
+    /// Whether it is the C library.
+    pub(crate) fn is_libc(&self) -> bool {
+        file_name(&self.path).starts_with(b"libc.so")
+    }
+
     fn is(&self, other: &Loaded) -> bool {
         (self.start, self.end, self.bias) == (other.start, other.end, other.bias)
             && self.path == other.path
@@ -289,6 +296,7 @@ fn describe(library: &TargetSharedLibrary<'_>, config: &Config, first: bool, cop
         bias,
         path,
         build_id,
+        stand_ins: dynamic.map(|d| d.stand_ins()).unwrap_or_default(),
         dynamic,
         code,
         relro,

@@ -22,10 +22,10 @@ use traceshim_ring::env::CallbackArg;
 /// A function that takes callbacks, and in which arguments.
 type Taker = (u64, &'static [CallbackArg]);
 
-/// What each registrar stands before.
+/// What each registrar stands before, for whoever makes one.
 static TAKERS: Mutex<Vec<Taker>> = Mutex::new(Vec::new());
-/// The same arguments, for whoever must not wait.
-static ARGUMENTS: [OnceLock<&[CallbackArg]>; REGISTRARS] = [const { OnceLock::new() }; REGISTRARS];
+/// The same, for whoever must not wait.
+static KNOWN: [OnceLock<Taker>; REGISTRARS] = [const { OnceLock::new() }; REGISTRARS];
 
 /// Small numbers stand for something else (`SIG_IGN`, `SQLITE_TRANSIENT`), and
 /// so do the largest: nothing is mapped there.
@@ -41,13 +41,13 @@ pub(crate) fn arguments_of(tracer: &Tracer, name: &CStr) -> Option<&'static [Cal
 pub(crate) fn registrar(target: u64, arguments: &'static [CallbackArg]) -> Option<u64> {
     let mut takers = TAKERS.lock();
     let n = takers.iter().position(|&taker| taker == (target, arguments)).unwrap_or(takers.len());
-    let Some(place) = ARGUMENTS.get(n) else {
+    let Some(place) = KNOWN.get(n) else {
         say::error(format_args!(
             "more than {REGISTRARS} functions take callbacks; the others are not traced"
         ));
         return None;
     };
-    place.get_or_init(|| arguments);
+    place.get_or_init(|| (target, arguments));
     if n == takers.len() {
         takers.push((target, arguments));
     }
@@ -58,8 +58,8 @@ pub(crate) fn registrar(target: u64, arguments: &'static [CallbackArg]) -> Optio
 pub(crate) unsafe extern "C-unwind" fn on_register(context: *mut Context, thread: *mut ThreadState) {
     // SAFETY: the registrar's own context.
     let context = unsafe { &mut *context };
-    let arguments = ARGUMENTS.get(context.id as usize).and_then(OnceLock::get);
-    for argument in arguments.into_iter().copied().flatten() {
+    let Some(&(taker, arguments)) = KNOWN.get(context.id as usize).and_then(OnceLock::get) else { return };
+    for argument in arguments {
         let applies = argument.only_if.is_none_or(|(other, from, to)| {
             // SAFETY: whoever named the function says that it has the argument.
             let value = unsafe { arch::argument(context, other).read() };
@@ -69,7 +69,7 @@ pub(crate) unsafe extern "C-unwind" fn on_register(context: *mut Context, thread
         let place = arch::argument(context, argument.argument);
         // SAFETY: as above.
         let pointer = unsafe { place.read() };
-        if !applies || !is_function(pointer) {
+        if !applies || !is_callback(pointer, taker) {
             continue;
         }
         let mut wrapped = None;
@@ -87,14 +87,20 @@ pub(crate) unsafe extern "C-unwind" fn on_register(context: *mut Context, thread
     }
 }
 
-/// Whether a value can be called: in a module it must be code; what is in none
-/// may be a closure made at run time.
-fn is_function(value: u64) -> bool {
+/// Whether a value is a function to be wrapped. In a module it must be code;
+/// what is in none may be a closure made at run time. What belongs to libc or to
+/// whoever takes it is no callback, and may be compared there: libcurl knows
+/// `fread`, and `qsort` with `strcmp` never leaves libc.
+fn is_callback(value: u64, taker: u64) -> bool {
     if !(LOWEST..HIGHEST).contains(&value) || arch::is_stub(value) {
         return false;
     }
     let registry = modules::registry();
-    registry.find(value).is_none_or(|module| module.code.iter().any(|code| code.contains(&value)))
+    registry.find(value).is_none_or(|module| {
+        module.code.iter().any(|code| code.contains(&value))
+            && !(module.is_libc() || (module.start..module.end).contains(&taker))
+            && module.stand_ins.binary_search(&value).is_err()
+    })
 }
 
 /// Before a fork: nobody else is half-way through a change.

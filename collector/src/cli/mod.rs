@@ -6,6 +6,7 @@ mod dump;
 mod filter;
 mod follow;
 mod record;
+mod settings;
 mod stats;
 
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
@@ -56,6 +57,23 @@ enum Command {
 /// The exit status of `--strict` where something is missing.
 const NOT_STRICT: u8 = 3;
 
+/// The exit status of wrong usage.
+const USAGE: u8 = 2;
+
+/// Says what is wrong with the command line.
+fn usage_error(what: std::fmt::Arguments<'_>) -> ExitCode {
+    crate::show::say(what);
+    USAGE.into()
+}
+
+/// Shows what `--callback-preset` knows.
+fn print_presets() -> Result<ExitCode> {
+    let mut out = output(None)?;
+    out.write_all(crate::presets::list().as_bytes())?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -63,7 +81,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // Help and version go to stdout and are no errors.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
     match cli.execute() {

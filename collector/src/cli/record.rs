@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
-use traceshim_ring::env::{Config, Variable};
 
+use super::settings::Settings;
 use crate::input;
 use crate::launch::{Counts, Drainer, Program, SessionDir, find, preload, why_untraced};
 use crate::model::Kind;
@@ -41,70 +41,34 @@ const BUSY: Duration = Duration::from_millis(1);
 #[command(after_help = "Examples:
   collector record -- ./app --its-own-options
   collector record -o - --callback-arg qsort:4 -- ./app | collector dump -
+  collector record --callback-preset libc,sqlite3 -- ./app
   collector record --ring-size 64M --overflow overwrite -- ./server")]
 pub(crate) struct RecordArgs {
     /// The trace to write
     #[arg(short, long, value_name = "FILE", default_value = "traceshim.trace")]
     output: PathBuf,
-    /// Which exported functions of the host are traced: auto, none, or globs
-    #[arg(long, value_name = "LIST")]
-    callbacks: Option<OsString>,
-    /// Wrap the function pointer passed as the Nth argument of a function
-    #[arg(long, value_name = "FUNCTION:N", value_delimiter = ',')]
-    callback_arg: Vec<String>,
-    /// Which modules are the host: auto, or globs of their file names
-    #[arg(long, value_name = "LIST")]
-    host: Option<OsString>,
-    /// How stacks are taken: auto, table or frame-pointer
-    #[arg(long, value_name = "WHICH")]
-    unwinder: Option<OsString>,
-    /// Frames kept per stack; 0 takes none
-    #[arg(long, value_name = "N")]
-    stack_depth: Option<OsString>,
-    /// Size of each process's ring, with K, M or G
-    #[arg(long, value_name = "BYTES")]
-    ring_size: Option<OsString>,
-    /// What a full ring loses: drop (the newest) or overwrite (the oldest)
-    #[arg(long, value_name = "WHICH")]
-    overflow: Option<OsString>,
-    /// Don't trace the command's children
-    #[arg(long)]
-    no_follow: bool,
+    #[command(flatten)]
+    settings: Settings,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        required_unless_present = "callback_preset",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     command: Vec<OsString>,
-}
-
-impl RecordArgs {
-    /// The environment variables that the options stand for.
-    fn variables(&self) -> Vec<(&'static str, OsString)> {
-        let args = (!self.callback_arg.is_empty()).then(|| self.callback_arg.join(",").into());
-        let pairs = [
-            ("TRACESHIM_CALLBACKS", self.callbacks.clone()),
-            ("TRACESHIM_CALLBACK_ARGS", args),
-            ("TRACESHIM_HOST", self.host.clone()),
-            ("TRACESHIM_UNWINDER", self.unwinder.clone()),
-            ("TRACESHIM_STACK_DEPTH", self.stack_depth.clone()),
-            ("TRACESHIM_RING_BYTES", self.ring_size.clone()),
-            ("TRACESHIM_OVERFLOW", self.overflow.clone()),
-            ("TRACESHIM_FOLLOW", self.no_follow.then(|| "0".into())),
-        ];
-        pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-    }
 }
 
 /// Runs the command.
 pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
-    let variables = args.variables();
-    let mut config = Config::default();
-    for (name, value) in &variables {
-        if let Some(variable) = Variable::named(name)
-            && variable.apply(&mut config, value.clone()).is_err()
-        {
-            let option = variable.option.unwrap_or(name);
-            say(format_args!("{option} {}: must be {}", value.display(), variable.allowed));
-            return Ok(ExitCode::from(2));
-        }
+    if args.settings.asks_for_presets() {
+        return super::print_presets();
+    }
+    if args.command.is_empty() {
+        return Ok(super::usage_error(format_args!("record: no command was given")));
+    }
+    if let Err(why) = args.settings.config() {
+        return Ok(super::usage_error(format_args!("{why}")));
     }
     let library = find()?;
     let preload = preload(&library, std::env::var_os("LD_PRELOAD"))?;
@@ -126,7 +90,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     let mut drainer = Drainer::new(out)?;
 
     let mut command = Command::new(&args.command[0]);
-    command.args(&args.command[1..]).envs(variables);
+    command.args(&args.command[1..]).envs(args.settings.variables());
     command.env("LD_PRELOAD", preload).env("TRACESHIM_DIR", session.path());
     if to_stdout {
         command.stdout(Stdio::from(std::io::stderr()));

@@ -1,4 +1,5 @@
 //! The shim and the fixtures, as cargo built them for these tests.
+#![allow(dead_code)] // Each test binary uses its part.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
