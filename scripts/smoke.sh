@@ -42,8 +42,11 @@ record() {
     plain_status=0 status=0
     "$program" >"$scratch/plain.out" 2>"$scratch/plain.err" </dev/null || plain_status=$?
     local options=(--unwinder "$3")
-    [[ $1 != register ]] || options+=(--callback-arg qsort:4,c_register:2
-        --callback-arg c_register_far:2,c_register_far:7,c_register_far:8 --callback-arg c_set:2@1=20000-29999)
+    [[ $1 != register ]] || options+=(
+        --callback-arg "qsort:4,c_register:2"
+        --callback-arg "c_register_far:2,c_register_far:7,c_register_far:8"
+        --callback-arg "c_set:2@1=20000-29999"
+    )
     "$collector" record "${options[@]}" -o "$trace" -- "$program" \
         >"$scratch/traced.out" 2>"$scratch/traced.err" </dev/null || status=$?
     report "$1 $2 $3: same output and exit status ($status) as without the shim" \
