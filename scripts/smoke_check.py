@@ -277,6 +277,14 @@ def abi(check):
     check.expect("every one returned", sum(exits.values()), holds=exits == enters)
 
 
+def wide(check):
+    check.callbacks({"host_wide": {"return": 4}, "host_wide_aligned": {"return": 2}, "host_wide_outer": {"return": 2}})
+    check.expect("depths of host_wide", [event["depth"] for event in check.of("callback_enter", function="host_wide")],
+                 wanted=[1, 2, 1, 2])
+    for event in check.of("callback_enter", function="host_wide", depth=2):
+        check.stack("from inside another", event, "host_wide", "c_wide_inner", "host_wide_outer", "c_wide")
+
+
 def cxxhost(check):
     check.callbacks({
         "host_returns": {"return": 4},
@@ -479,7 +487,7 @@ def spin(check):
 
 CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
-    "register": register, "abi": abi,
+    "register": register, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
     "forker": forker, "loader": loader, "early": early, "signals": signals, "spin": spin,
 }

@@ -88,6 +88,7 @@ pub const FIXTURES: &[Fixture] = &[
     plain("tables"),
     plain("register"),
     plain("abi"),
+    plain("wide"),
     Fixture { name: "cxxhost", library: &["-fexceptions"] },
     plain("unwind-ways"),
     plain("annotate"),

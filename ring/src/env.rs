@@ -54,6 +54,14 @@ pub const VARIABLES: &[Variable] = &[
         set: |config, value| set_callback_args(config, value.as_bytes()).is_some(),
     },
     Variable {
+        name: "TRACESHIM_STACK_WORDS",
+        option: None,
+        default: "32 words for each function",
+        allowed: "a comma list of function:N, with N from 1 to 4096 words of 8 bytes",
+        help: "traced functions with more arguments on the stack than 256 bytes",
+        set: |config, value| set_stack_words(config, value.as_bytes()).is_some(),
+    },
+    Variable {
         name: "TRACESHIM_HOST",
         option: Some("--host"),
         default: "auto",
@@ -202,6 +210,8 @@ pub struct Config {
     pub callbacks: Callbacks,
     /// Functions and the arguments in which they take a callback.
     pub callback_args: BTreeMap<Vec<u8>, Vec<CallbackArg>>,
+    /// Globs of traced functions, and how many words of stack arguments they take.
+    pub stack_words: Vec<(Vec<u8>, u16)>,
     /// Globs of host modules, with a function where only that is the host.
     /// Empty: the main executable, and recognised runtimes.
     pub host: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -225,6 +235,7 @@ impl Default for Config {
             dir: None,
             callbacks: Callbacks { auto: true, ..Callbacks::default() },
             callback_args: BTreeMap::new(),
+            stack_words: Vec::new(),
             host: Vec::new(),
             unwinder: UnwinderChoice::Auto,
             stack_depth: 128,
@@ -256,6 +267,13 @@ impl fmt::Display for BadValue {
 impl std::error::Error for BadValue {}
 
 impl Config {
+    /// How many words of stack arguments the traced function `name` takes, where
+    /// that was said.
+    pub fn stack_words_of(&self, name: &[u8]) -> Option<u16> {
+        let said = self.stack_words.iter().find(|(glob, _)| crate::glob::matches(glob, name));
+        said.map(|&(_, words)| words)
+    }
+
     /// Reads every variable through `get`. An empty value counts as not set.
     pub fn read(get: impl Fn(&str) -> Option<OsString>) -> Result<Config, BadValue> {
         let mut config = Config::default();
@@ -379,6 +397,17 @@ pub fn parse_callback_arg(item: &[u8]) -> Option<(&[u8], CallbackArg)> {
     Some((function, CallbackArg { argument: number(argument)?, only_if }))
 }
 
+fn set_stack_words(config: &mut Config, value: &[u8]) -> Option<()> {
+    config.stack_words = items(value)
+        .map(|item| {
+            let colon = item.iter().rposition(|&b| b == b':').filter(|&at| at > 0)?;
+            let words = std::str::from_utf8(item.get(colon + 1..)?).ok()?.parse().ok()?;
+            (1..=4096).contains(&words).then(|| Some((item.get(..colon)?.to_vec(), words)))?
+        })
+        .collect::<Option<_>>()?;
+    Some(())
+}
+
 fn set_host(config: &mut Config, value: &[u8]) -> Option<()> {
     if value == b"auto" {
         return Some(());
@@ -422,6 +451,9 @@ mod tests {
             ("TRACESHIM_CALLBACK_ARGS", "set:3@2"),
             ("TRACESHIM_CALLBACK_ARGS", "set:3@0=1-2"),
             ("TRACESHIM_CALLBACK_ARGS", "set:3@2=1"),
+            ("TRACESHIM_STACK_WORDS", "f"),
+            ("TRACESHIM_STACK_WORDS", "f:0"),
+            ("TRACESHIM_STACK_WORDS", "f:4097"),
             ("TRACESHIM_HOST", "!f"),
             ("TRACESHIM_UNWINDER", "fp"),
             ("TRACESHIM_STACK_DEPTH", "-1"),

@@ -67,7 +67,10 @@ pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u6
     hooks.all.push(Hook { address: target, name: name.to_vec() });
     hooks.by_address.insert(target, n);
     ENTRIES[usize::from(n)].store(target, Ordering::Relaxed);
-    arch::retarget(n, target);
+    match tracer.config.stack_words_of(name) {
+        Some(words) => arch::retarget_wide(n, target, words),
+        None => arch::retarget(n, target),
+    }
     arch::stub(n)
 }
 

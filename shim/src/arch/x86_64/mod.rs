@@ -8,6 +8,7 @@ mod registrar;
 mod thread_start;
 mod tls;
 mod trampoline;
+mod widen;
 
 pub(crate) use context::Context;
 pub(crate) use context::{enter, reload};
@@ -18,6 +19,7 @@ pub(crate) use registrar::{REGISTRARS, argument, registrar};
 pub(crate) use thread_start::start_stub;
 pub(crate) use tls::state_of_thread;
 pub(crate) use trampoline::{STUBS, is_stub, retarget, stub};
+pub(crate) use widen::retarget_wide;
 
 /// The ticks that events carry where it is invariant: the time-stamp counter.
 #[inline(always)]
