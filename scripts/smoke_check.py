@@ -270,7 +270,7 @@ def register(check):
 def abi(check):
     # host_m256 and host_m256_none only where the processor has AVX.
     enters = collections.Counter(event["function"] for event in check.of("callback_enter"))
-    check.expect("functions called back", len(enters), holds=len(enters) in (23, 25))
+    check.expect("functions called back", len(enters), holds=len(enters) in (24, 26))
     odd = {function: count for function, count in enters.items() if count != 3}
     check.expect("not three times", odd, wanted={"host_errno": 6, "host_large": 6, "host_rounding": 6})
     exits = collections.Counter(event["function"] for event in check.of("callback_exit", how="return"))

@@ -45,6 +45,14 @@ IMPORT int host_errno(int set);
 IMPORT double host_rounding(double a, double b);
 IMPORT void *host_static_chain(void);
 IMPORT long host_clobbers(void);
+IMPORT long host_direction(void);
+
+/* Whether string instructions go downwards, as no function may find or leave it. */
+static inline long direction_flag(void)
+{
+    return __builtin_ia32_readeflags_u64() >> 10 & 1;
+}
+
 #define AVX __attribute__((target("avx")))
 AVX IMPORT __m256 host_m256(__m256 a, __m256 b, __m256 c, __m256 d, __m256 e, __m256 f, __m256 g, __m256 h, __m256 i,
                             int j, __m256 k);

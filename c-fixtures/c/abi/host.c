@@ -1,6 +1,6 @@
 /* Every way of passing arguments and results, checked on both sides of a callback: stack arguments (20 words), small and
  * large structs, long double and _Complex, variadic, vectors of 128 and 256 bits, over-aligned arguments on the stack,
- * the static chain, errno, the rounding mode, callee-saved registers.
+ * the static chain, errno, the rounding mode, callee-saved registers, the direction flag.
  *
  * Prints one "ok" line for each, the same with and without the shim. A case that needs AVX prints "skipped" without.
  *
@@ -155,6 +155,11 @@ EXPORT long host_clobbers(void)
 {
     __asm__ __volatile__("" ::: "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "rbx", "r12", "r13", "r14", "r15");
     return 7;
+}
+
+EXPORT long host_direction(void)
+{
+    return direction_flag();
 }
 
 AVX EXPORT __m256 host_m256(__m256 a, __m256 b, __m256 c, __m256 d, __m256 e, __m256 f, __m256 g, __m256 h, __m256 i,

@@ -218,6 +218,8 @@ FRAME void the_rest(long n, int last)
     ok(last, "static chain");
     CHECK(call_keeps_registers(clobbers));
     ok(last, "callee-saved registers");
+    CHECK(host_direction() == 0 && direction_flag() == 0);
+    ok(last, "direction flag");
 }
 
 EXPORT void c_abi(int round, int last)
