@@ -94,7 +94,13 @@ impl Resolver {
         let sites = match self.sites.get(&(process.id, word, number_of_module)) {
             Some(sites) => Rc::clone(sites),
             None => {
-                let sites: Rc<[Site]> = self.look_up(process, number_of_module, probe).into();
+                let mut sites = self.look_up(process, number_of_module, probe);
+                // A callback has just been called: it isn't in what its first
+                // instruction was inlined from.
+                if word & FRAME_EXACT != 0 && process.tables.is_hooked(address) {
+                    sites.drain(..sites.len().saturating_sub(1));
+                }
+                let sites: Rc<[Site]> = sites.into();
                 self.sites.insert((process.id, word, number_of_module), Rc::clone(&sites));
                 sites
             }

@@ -439,6 +439,11 @@ impl Tables {
         self.hooks.get(usize::from(hook)).copied().flatten()
     }
 
+    /// Whether a hooked function's entry is at `address`.
+    pub fn is_hooked(&self, address: u64) -> bool {
+        self.hooks.iter().flatten().any(|hook| hook.address == address)
+    }
+
     /// What was lost, a line per thread (a thread may have two).
     pub fn losses(&self) -> &[Loss] {
         &self.losses
