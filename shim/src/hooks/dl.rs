@@ -1,8 +1,9 @@
 //! Modules that come and go.
 #![allow(unsafe_code)]
 
-use crate::arch::{AROUND, Context, INSTEAD, around_entry};
+use crate::arch::{self, AROUND, Context, INSTEAD, around_entry};
 use crate::callbacks;
+use crate::errno::KeepErrno;
 use crate::modules::{self, Kind};
 use crate::recording::inside;
 use crate::state::ThreadState;
@@ -93,6 +94,21 @@ fn caller_matters(caller: u64) -> bool {
     let asks = registry.find(caller);
     let own = asks.and_then(|module| module.dynamic).is_none_or(|dynamic| dynamic.has_runpath);
     own || registry.modules.iter().skip(1).any(|module| module.dynamic.is_some_and(|d| d.has_rpath))
+}
+
+/// Every module that is linked with the C runtime's `crti.o` begins its `_init`
+/// with a call of this function, where somebody defines it: a hook for profilers.
+/// The loader calls that `_init` before any constructor of the module, and when
+/// everything that came with the module is mapped and relocated. So this is where
+/// callbacks from constructors are still to come, whoever called `dlopen`, and
+/// from whatever place.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub(crate) extern "C" fn __gmon_start__() {
+    // At the start nothing is new: the constructor of ours looks at everything.
+    if tracer::current().is_some() {
+        let _errno = KeepErrno::new();
+        arch::on_this_thread(after_change, 0);
+    }
 }
 
 unsafe extern "C-unwind" fn after_change(_: *mut Context, thread: *mut ThreadState) {
