@@ -3,13 +3,14 @@
 
 use crate::arch::{self, Context};
 use crate::block::Shadow;
-use crate::elf::{R_64, R_JUMP_SLOT};
+use crate::elf::{Definition, Dynamic, Import, R_64, R_JUMP_SLOT};
+use crate::errno::KeepErrno;
+use crate::lock::{self, Lock};
 use crate::modules::{self, Kind, Loaded, Registry};
 use crate::recording::{Recording, inside};
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
-use crate::{real, registration, say, slots};
-use parking_lot::Mutex;
+use crate::{loader, real, registration, say, scope, slots};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +33,7 @@ struct Hooks {
     full: bool,
 }
 
-static HOOKS: Mutex<Hooks> = Mutex::new(Hooks { all: Vec::new(), by_address: BTreeMap::new(), full: false });
+static HOOKS: Lock<Hooks> = Lock::new(Hooks { all: Vec::new(), by_address: BTreeMap::new(), full: false });
 /// The hooked functions' entries, for the stacks that begin with them.
 static ENTRIES: [AtomicU64; arch::STUBS] = [const { AtomicU64::new(0) }; arch::STUBS];
 
@@ -74,30 +75,72 @@ pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u6
     arch::stub(n)
 }
 
-/// The trampoline to answer a lookup of `name` with, where that is a host
-/// function to be traced. `found`: what the lookup finds; 0: the default scope
-/// was asked, in which the host's comes first or it isn't the answer.
-pub(crate) fn trampoline_for_lookup(tracer: &Tracer, name: &CStr, found: u64) -> Option<u64> {
+/// The function that a trampoline or a registrar stands for, or else `address`.
+pub(crate) fn behind(address: u64) -> u64 {
+    let hook = arch::stub(0).map(|first| address.wrapping_sub(first) / 16).filter(|_| arch::is_stub(address));
+    let target = hook.and_then(|hook| entry(hook as u16)).or_else(|| registration::behind(address));
+    target.unwrap_or(address)
+}
+
+/// What stands for the function at `found`, which a lookup of `name` from that
+/// side finds; `None`: it itself.
+pub(crate) fn stand_in(tracer: &Tracer, name: &CStr, found: u64, asks: Kind) -> Option<u64> {
     if let Some(arguments) = registration::arguments_of(tracer, name) {
-        let target = if found == 0 { real::dlsym(libc::RTLD_DEFAULT, name) } else { found };
-        return if target == 0 { None } else { registration::registrar(target, arguments) };
+        return registration::registrar(found, arguments);
     }
-    if !choice::is_wanted(tracer.config, name.to_bytes()) {
+    if !matches!(asks, Kind::CSide | Kind::Forwarder) || !choice::is_wanted(tracer.config, name.to_bytes()) {
         return None;
     }
-    let target = host_function(tracer, &modules::registry(), name)?;
-    (found == 0 || found == target).then(|| trampoline(tracer, target, name.to_bytes()))?
+    is_host_function(tracer, &modules::registry(), name, found)
+        .then(|| trampoline(tracer, found, name.to_bytes()))?
+}
+
+/// Which modules' slots the loader is done with. While it fills them, they are
+/// not to be touched: it would find its own pages protected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ready {
+    /// All of them: at the start, and while a library is being initialised, when
+    /// the thread that opens it keeps all others from opening any.
+    All,
+    /// The library with this handle, which is open.
+    Opened(u64),
+    /// None that isn't known yet.
+    Known,
+}
+
+impl Ready {
+    fn is(self, module: &Loaded) -> bool {
+        match self {
+            Ready::All => true,
+            Ready::Opened(dynamic) => module.dynamic.is_some_and(|own| own.address == dynamic),
+            Ready::Known => false,
+        }
+    }
 }
 
 /// Looks at what is loaded now, notes what changed, and hooks what is new.
 /// With a recording, the changes are events too.
-pub(crate) fn refresh(tracer: &'static Tracer, mut recording: Option<&mut Recording<'_>>) {
-    let seen = modules::enumerate(tracer.config);
-    let mut registry = modules::registry();
-    let changes = registry.refresh(seen);
-    if changes.loaded == 0 && changes.unloaded.is_empty() {
-        return;
-    }
+pub(crate) fn refresh(tracer: &'static Tracer, recording: Option<&mut Recording<'_>>, ready: Ready) {
+    let _errno = KeepErrno::new();
+    // Nothing is unmapped while it is looked at.
+    loader::hold(|counts| {
+        let mut registry = modules::registry();
+        if !registry.is_current(counts) {
+            take_in(tracer, recording, &mut registry, counts);
+        }
+        if registry.modules.iter().any(|module| !module.hooked && ready.is(module)) {
+            hook_new(tracer, &mut registry, ready);
+        }
+    });
+}
+
+fn take_in(
+    tracer: &Tracer,
+    mut recording: Option<&mut Recording<'_>>,
+    registry: &mut Registry,
+    counts: loader::Counts,
+) {
+    let changes = registry.refresh(counts, tracer.config);
     let ticks = tracer.clock.now();
     for &entry in &changes.unloaded {
         tracer.ring.module_unloaded(entry, ticks);
@@ -111,17 +154,16 @@ pub(crate) fn refresh(tracer: &'static Tracer, mut recording: Option<&mut Record
             recording.put(kind::MODULE_LOAD, 0, &[u64::from(module.entry)]);
         }
     }
-    hook_new(tracer, &mut registry);
 }
 
 fn describe(tracer: &Tracer, module: &Loaded, ticks: u64) -> u32 {
     tracer.ring.module(&ModuleEntry {
-        start: module.start,
-        end: module.end,
-        bias: module.bias,
+        start: module.identity.start,
+        end: module.identity.end,
+        bias: module.identity.bias,
         load_ticks: ticks,
         is_host: module.kind == Kind::Host,
-        build_id: &module.build_id,
+        build_id: &module.identity.build_id,
         path: &module.path,
         file: module.file,
     })
@@ -147,45 +189,26 @@ enum Plan {
     Trace(u64),
     /// A registrar before a function that takes callbacks in these arguments.
     Register(u64, &'static [CallbackArg]),
+    /// An entry of ours, past which a library that looks into itself first goes.
+    Interpose(u64),
 }
 
 /// Puts trampolines into the slots of modules that were not looked at yet, and
 /// registrars into those of functions that take callbacks.
-fn hook_new(tracer: &Tracer, registry: &mut Registry) {
+fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
     let mut plan = Vec::new();
     for (i, module) in registry.modules.iter().enumerate() {
-        if module.hooked || module.kind == Kind::Untouchable {
+        if module.hooked || module.kind == Kind::Untouchable || !ready.is(module) {
             continue;
         }
         let Some(dynamic) = &module.dynamic else { continue };
         for import in dynamic.imports() {
-            if let Some(arguments) = registration::arguments_of(tracer, import.name) {
-                // SAFETY: the loader filled the slot, and the module is loaded.
-                let holds = unsafe { slots::read(import.slot) };
-                let unbound = (module.start..module.end).contains(&holds);
-                let target = if unbound { real::dlsym(libc::RTLD_DEFAULT, import.name) } else { holds };
-                if target != 0 {
-                    plan.push((i, import, Plan::Register(target, arguments)));
-                }
-                continue;
-            }
-            if module.kind == Kind::Host {
-                continue;
-            }
-            if !choice::is_wanted(tracer.config, import.name.to_bytes()) {
-                continue;
-            }
-            let Some(target) = host_function(tracer, registry, import.name) else { continue };
-            // SAFETY: the loader filled the slot, and the module is loaded.
-            let holds = unsafe { slots::read(import.slot) };
-            // A slot that is not bound yet still points into its own module.
-            let unbound = import.kind == R_JUMP_SLOT && (module.start..module.end).contains(&holds);
-            if holds == target || unbound {
-                plan.push((i, import, Plan::Trace(target)));
+            if let Some(what) = plan_for(tracer, registry, module, dynamic, &import) {
+                plan.push((i, import, what));
             }
         }
     }
-    for module in &mut registry.modules {
+    for module in registry.modules.iter_mut().filter(|module| ready.is(module)) {
         module.hooked = true;
     }
     for (i, import, what) in plan {
@@ -193,6 +216,7 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
         let stub = match what {
             Plan::Trace(target) => trampoline(tracer, target, import.name.to_bytes()),
             Plan::Register(target, arguments) => registration::registrar(target, arguments),
+            Plan::Interpose(entry) => Some(entry),
         };
         let Some(stub) = stub else { continue };
         let read_only = (module.relro.0..module.relro.1).contains(&import.slot);
@@ -207,18 +231,52 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry) {
     }
 }
 
-/// The host's function of this name, if that is what the name means in the
-/// order in which the loader looks: the first module that has it.
-fn host_function(tracer: &Tracer, registry: &Registry, name: &CStr) -> Option<u64> {
-    let host = registry.modules.iter().filter(|module| module.kind == Kind::Host).find_map(|module| {
-        let function = module.dynamic.as_ref()?.export(name)?;
-        let allowed = choice::is_host_function(tracer.config, &module.path, name.to_bytes());
-        allowed.then_some((module.start, function))
-    })?;
-    let first = registry.modules.iter().find(|module| {
-        module.start == host.0 || module.dynamic.as_ref().is_some_and(|d| d.export(name).is_some())
-    })?;
-    (first.start == host.0).then_some(host.1)
+fn plan_for(
+    tracer: &Tracer,
+    registry: &Registry,
+    module: &Loaded,
+    dynamic: &Dynamic,
+    import: &Import,
+) -> Option<Plan> {
+    // SAFETY: the loader filled the slot, and the module is loaded.
+    let holds = unsafe { slots::read(import.slot) };
+    // A slot that is not bound yet still points into its own module, and not at
+    // a function of this name.
+    let unbound =
+        import.kind == R_JUMP_SLOT && module.contains(holds) && !dynamic.exports_at(import.name, holds);
+    if let Some(arguments) = registration::arguments_of(tracer, import.name) {
+        let target = if unbound { callable(scope::bound(registry, module, import)?.1) } else { Some(holds) };
+        return target.filter(|&target| target != 0).map(|target| Plan::Register(target, arguments));
+    }
+    if let Some(ours) = real::stands_before(import.name).filter(|_| !module.from_start) {
+        let passed = if unbound { scope::is_only(registry, import.name, ours) } else { holds == ours.real };
+        return passed.then_some(Plan::Interpose(ours.entry));
+    }
+    if module.kind == Kind::Host || !choice::is_wanted(tracer.config, import.name.to_bytes()) {
+        return None;
+    }
+    let target = if unbound {
+        let is_there = |module: &Loaded| module.dynamic.is_some_and(|dynamic| dynamic.exports(import.name));
+        registry.hosts().find(|host| is_there(host))?;
+        callable(scope::bound(registry, module, import)?.1)?
+    } else {
+        holds
+    };
+    is_host_function(tracer, registry, import.name, target).then_some(Plan::Trace(target))
+}
+
+/// Where a definition's function is, unless only the loader can ask.
+fn callable(definition: Definition) -> Option<u64> {
+    (!definition.is_indirect).then_some(definition.address)
+}
+
+/// Whether there is a host's exported function of this name at `address`, which
+/// may be traced.
+fn is_host_function(tracer: &Tracer, registry: &Registry, name: &CStr, address: u64) -> bool {
+    registry.hosts().filter(|host| host.contains(address)).any(|host| {
+        let allowed = choice::is_host_function(tracer.config, &host.path, name.to_bytes());
+        allowed && host.dynamic.is_some_and(|dynamic| dynamic.exports_at(name, address))
+    })
 }
 
 /// A trampoline was called.
@@ -303,16 +361,19 @@ pub(crate) fn close_all(recording: &mut Recording<'_>) {
 
 /// Before a fork: nobody else is half-way through a change.
 pub(crate) fn lock_for_fork() {
-    std::mem::forget(HOOKS.lock());
+    lock::lock_for_fork(&HOOKS);
 }
 
 /// After a fork, in both processes.
+pub(crate) fn unlock_after_fork() {
+    lock::unlock_after_fork(&HOOKS);
+}
+
+/// In a forked child.
 ///
 /// # Safety
-/// Called where [`lock_for_fork`] was, or in the only thread of a child.
-pub(crate) unsafe fn unlock_after_fork() {
-    if HOOKS.is_locked() {
-        // SAFETY: the caller's promise.
-        unsafe { HOOKS.force_unlock() };
-    }
+/// The calling thread is the only one.
+pub(crate) unsafe fn forget_others() {
+    // SAFETY: the caller's promise.
+    unsafe { lock::free_in_child(&HOOKS) };
 }

@@ -1,7 +1,9 @@
 //! The table of real functions: those that come after ours in lookup order.
 #![allow(unsafe_code)]
 
+use crate::elf::{Dynamic, Wanted};
 use crate::hooks::{dl, process, threads};
+use findshlibs::{Segment as _, SharedLibrary as _, TargetSharedLibrary};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +21,7 @@ macro_rules! real_functions {
         /// Looks every function up. Called before the first use of any: from
         /// our constructor, or from an entry that runs even earlier.
         pub(crate) extern "C" fn resolve_all() {
-            resolve_dlsym();
+            resolve_lookups();
             $(resolve(&$static_name, $name);)*
         }
 
@@ -41,7 +43,11 @@ real_functions! {
     PRCTL = c"prctl", threads::prctl;
     DLOPEN = c"dlopen", dl::dlopen;
     DLCLOSE = c"dlclose", dl::dlclose;
+    DLMOPEN = c"dlmopen", dl::dlmopen;
     DLSYM = c"dlsym", dl::dlsym;
+    DLVSYM = c"dlvsym", dl::dlvsym;
+    DLADDR = c"dladdr", dl::dladdr;
+    DLADDR1 = c"dladdr1", dl::dladdr1;
     FORK = c"fork", process::fork;
     EXIT_NOW = c"_exit", process::_exit;
     EXIT_NOW_C99 = c"_Exit", process::_Exit;
@@ -55,16 +61,33 @@ real_functions! {
     EXECLE = c"execle", process::execle;
 }
 
-/// `dlsym` itself can only be found by its sibling, which we don't stand
-/// before. Its version is libc's since 2.34, or libdl's before that.
-fn resolve_dlsym() {
-    for version in [c"GLIBC_2.34", c"GLIBC_2.2.5"] {
-        if DLSYM.load(Ordering::Relaxed) == 0 {
-            // SAFETY: two C strings.
-            let found = unsafe { libc::dlvsym(libc::RTLD_NEXT, c"dlsym".as_ptr(), version.as_ptr()) };
-            DLSYM.store(found as u64, Ordering::Release);
-        }
+/// Both ways of looking up are ours now, so these two are looked for by hand.
+fn resolve_lookups() {
+    if DLSYM.load(Ordering::Relaxed) != 0 {
+        return;
     }
+    let ours = resolve_all as *const () as u64;
+    let mut after = false;
+    TargetSharedLibrary::each(|library| {
+        let bias = library.virtual_memory_bias().0 as u64;
+        let at = |name: &str| {
+            let segment = library.segments().find(|segment| segment.name() == name)?;
+            Some(bias.wrapping_add(segment.stated_virtual_memory_address().0 as u64))
+        };
+        let is_ours = library.segments().filter(|segment| segment.is_code()).any(|segment| {
+            let start = bias.wrapping_add(segment.stated_virtual_memory_address().0 as u64);
+            (start..start + segment.len() as u64).contains(&ours)
+        });
+        // SAFETY: the module is loaded for as long as the list is held.
+        let dynamic = at("DYNAMIC").filter(|_| after).map(|at| unsafe { Dynamic::at(at, bias) });
+        for (place, name) in [(&DLSYM, c"dlsym"), (&DLVSYM, c"dlvsym")] {
+            let found = dynamic.and_then(|dynamic| dynamic.find(name, Wanted::Newest));
+            if let Some(found) = found.filter(|_| place.load(Ordering::Relaxed) == 0) {
+                place.store(found.address, Ordering::Release);
+            }
+        }
+        after |= is_ours;
+    });
 }
 
 fn resolve(to: &AtomicU64, name: &CStr) {
@@ -85,4 +108,21 @@ pub(crate) fn dlsym(handle: *mut libc::c_void, name: &CStr) -> u64 {
     let real: Dlsym = unsafe { std::mem::transmute(real as usize) };
     // SAFETY: a C string; handles come from the program or are constants.
     unsafe { real(handle, name.as_ptr()) as u64 }
+}
+
+/// The same with a version.
+pub(crate) fn dlvsym(handle: *mut libc::c_void, name: &CStr, version: &CStr) -> u64 {
+    type Dlvsym = unsafe extern "C" fn(
+        *mut libc::c_void,
+        *const libc::c_char,
+        *const libc::c_char,
+    ) -> *mut libc::c_void;
+    let real = DLVSYM.load(Ordering::Acquire);
+    if real == 0 {
+        return 0;
+    }
+    // SAFETY: the function of this name has this type.
+    let real: Dlvsym = unsafe { std::mem::transmute(real as usize) };
+    // SAFETY: as above.
+    unsafe { real(handle, name.as_ptr(), version.as_ptr()) as u64 }
 }

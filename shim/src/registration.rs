@@ -9,12 +9,12 @@
 
 use crate::arch::{self, Context, REGISTRARS};
 use crate::callbacks;
+use crate::lock::{self, Lock};
 use crate::modules;
 use crate::recording::inside;
 use crate::say;
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
-use parking_lot::Mutex;
 use std::ffi::CStr;
 use std::sync::OnceLock;
 use traceshim_ring::env::CallbackArg;
@@ -23,7 +23,7 @@ use traceshim_ring::env::CallbackArg;
 type Taker = (u64, &'static [CallbackArg]);
 
 /// What each registrar stands before, for whoever makes one.
-static TAKERS: Mutex<Vec<Taker>> = Mutex::new(Vec::new());
+static TAKERS: Lock<Vec<Taker>> = Lock::new(Vec::new());
 /// The same, for whoever must not wait.
 static KNOWN: [OnceLock<Taker>; REGISTRARS] = [const { OnceLock::new() }; REGISTRARS];
 
@@ -52,6 +52,11 @@ pub(crate) fn registrar(target: u64, arguments: &'static [CallbackArg]) -> Optio
         takers.push((target, arguments));
     }
     arch::registrar(n, target)
+}
+
+/// The function that a registrar stands before.
+pub(crate) fn behind(address: u64) -> Option<u64> {
+    KNOWN.get(arch::number_of_registrar(address)?)?.get().map(|taker| taker.0)
 }
 
 /// A function that takes a callback was called.
@@ -98,23 +103,26 @@ fn is_callback(value: u64, taker: u64) -> bool {
     let registry = modules::registry();
     registry.find(value).is_none_or(|module| {
         module.code.iter().any(|code| code.contains(&value))
-            && !(module.is_libc() || (module.start..module.end).contains(&taker))
+            && !(module.is_libc() || module.contains(taker))
             && module.stand_ins.binary_search(&value).is_err()
     })
 }
 
 /// Before a fork: nobody else is half-way through a change.
 pub(crate) fn lock_for_fork() {
-    std::mem::forget(TAKERS.lock());
+    lock::lock_for_fork(&TAKERS);
 }
 
 /// After a fork, in both processes.
+pub(crate) fn unlock_after_fork() {
+    lock::unlock_after_fork(&TAKERS);
+}
+
+/// In a forked child.
 ///
 /// # Safety
-/// Called where [`lock_for_fork`] was, or in the only thread of a child.
-pub(crate) unsafe fn unlock_after_fork() {
-    if TAKERS.is_locked() {
-        // SAFETY: the caller's promise.
-        unsafe { TAKERS.force_unlock() };
-    }
+/// The calling thread is the only one.
+pub(crate) unsafe fn forget_others() {
+    // SAFETY: the caller's promise.
+    unsafe { lock::free_in_child(&TAKERS) };
 }

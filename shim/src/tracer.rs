@@ -2,6 +2,7 @@
 //! forked child.
 #![allow(unsafe_code)]
 
+use crate::callbacks::Ready;
 use crate::clock::{TickClock, nanoseconds};
 use crate::errno::KeepErrno;
 use crate::recording::inside;
@@ -150,7 +151,7 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
         make_pulse_page();
         CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
         // SAFETY: called by the gate.
-        unsafe { inside(thread, |recording| callbacks::refresh(tracer, Some(recording))) };
+        unsafe { inside(thread, |recording| callbacks::refresh(tracer, Some(recording), Ready::All)) };
         tracer.sync(1);
         say::info(format_args!("recording to {}", tracer.map.path().display()));
         Ok(())
@@ -301,13 +302,12 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
             return None;
         }
         // SAFETY: this is the child's only thread.
-        unsafe { modules::unlock_after_fork() };
+        unsafe { modules::forget_others() };
         // SAFETY: as above.
-        unsafe { callbacks::unlock_after_fork() };
+        unsafe { callbacks::forget_others() };
         // SAFETY: as above.
-        unsafe { registration::unlock_after_fork() };
+        unsafe { registration::forget_others() };
         crate::alloc::PAGES.unlock();
-        modules::forget_readers();
     }
     match make(parent.config) {
         Ok(tracer) => {

@@ -35,12 +35,9 @@ unsafe extern "C" fn before_fork() {
 
 unsafe extern "C" fn after_fork() {
     PAGES.unlock();
-    // SAFETY: `before_fork` locked it in this thread.
-    unsafe { callbacks::unlock_after_fork() };
-    // SAFETY: as above.
-    unsafe { registration::unlock_after_fork() };
-    // SAFETY: as above.
-    unsafe { modules::unlock_after_fork() };
+    callbacks::unlock_after_fork();
+    registration::unlock_after_fork();
+    modules::unlock_after_fork();
 }
 
 around_entry! {

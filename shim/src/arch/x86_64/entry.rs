@@ -104,4 +104,23 @@ macro_rules! around_entry {
     };
 }
 
-pub(crate) use {around_entry, event_entry};
+/// An exported function that hands on where it was called from.
+macro_rules! caller_entry {
+    ($(#[$doc:meta])* $name:ident => $handler:path) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub(crate) unsafe extern "C" fn $name() {
+            std::arch::naked_asm!(
+                ".cfi_startproc",
+                "endbr64",
+                "mov rdi, [rsp]",
+                "jmp {handler}",
+                ".cfi_endproc",
+                handler = sym $handler,
+            )
+        }
+    };
+}
+
+pub(crate) use {around_entry, caller_entry, event_entry};

@@ -60,6 +60,12 @@ pub(crate) fn argument(context: &mut Context, n: u8) -> *mut u64 {
     }
 }
 
+/// Which registrar is at `address`.
+pub(crate) fn number_of_registrar(address: u64) -> Option<usize> {
+    let offset = address.wrapping_sub(&raw const REGISTRAR_0 as u64) as usize;
+    (offset < REGISTRARS * 16).then_some(offset / 16)
+}
+
 #[unsafe(naked)]
 unsafe extern "C" fn common() {
     naked_asm!(

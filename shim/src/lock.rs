@@ -1,0 +1,102 @@
+//! A lock that keeps its hands off the thread: parking_lot's own notes waiting
+//! threads in thread-local storage with a destructor, and to register one is to
+//! wait for the loader's lock, whose owner may be waiting for us.
+#![allow(unsafe_code)]
+
+use parking_lot::lock_api::{GuardSend, Mutex, RawMutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// A mutex over the lock.
+pub(crate) type Lock<T> = Mutex<RawLock, T>;
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+/// Held, and somebody may be asleep.
+const WAITED_FOR: u32 = 2;
+/// Attempts before somebody who forks goes on without the lock.
+const PATIENCE: usize = 10_000;
+
+/// The lock itself.
+#[derive(Debug)]
+pub(crate) struct RawLock {
+    state: AtomicU32,
+    for_fork: AtomicBool,
+}
+
+// SAFETY: only the thread that brings the state from FREE to another one is let
+// through, until it sets FREE again.
+unsafe impl RawMutex for RawLock {
+    #[allow(clippy::declare_interior_mutable_const, reason = "the trait has it so")]
+    const INIT: RawLock = RawLock { state: AtomicU32::new(FREE), for_fork: AtomicBool::new(false) };
+    type GuardMarker = GuardSend;
+
+    fn lock(&self) {
+        if self.try_lock() {
+            return;
+        }
+        while self.state.swap(WAITED_FOR, Ordering::Acquire) != FREE {
+            // SAFETY: the word is ours; no timeout.
+            unsafe { futex(&self.state, libc::FUTEX_WAIT, WAITED_FOR) };
+        }
+    }
+
+    fn try_lock(&self) -> bool {
+        self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    unsafe fn unlock(&self) {
+        if self.state.swap(FREE, Ordering::Release) == WAITED_FOR {
+            // SAFETY: the word is ours; one thread is woken.
+            unsafe { futex(&self.state, libc::FUTEX_WAKE, 1) };
+        }
+    }
+
+    fn is_locked(&self) -> bool {
+        self.state.load(Ordering::Relaxed) != FREE
+    }
+}
+
+/// # Safety
+/// `operation` is one that looks at the word and the value only.
+unsafe fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
+    let none = std::ptr::null::<libc::timespec>();
+    // SAFETY: the caller's promise.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), operation | libc::FUTEX_PRIVATE_FLAG, value, none)
+    };
+}
+
+/// Before a fork: nobody else is half-way through a change. A handler that forks
+/// may have interrupted the very thread that holds the lock, so this doesn't
+/// wait for ever.
+pub(crate) fn lock_for_fork<T>(lock: &Lock<T>) {
+    for _ in 0..PATIENCE {
+        if let Some(guard) = lock.try_lock() {
+            std::mem::forget(guard);
+            // SAFETY: nothing is done with it but what the lock is for.
+            unsafe { lock.raw() }.for_fork.store(true, Ordering::Relaxed);
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// After a fork, in both processes: undoes [`lock_for_fork`].
+pub(crate) fn unlock_after_fork<T>(lock: &Lock<T>) {
+    // SAFETY: as there.
+    if unsafe { lock.raw() }.for_fork.swap(false, Ordering::Relaxed) {
+        // SAFETY: locked by `lock_for_fork`, in this thread.
+        unsafe { lock.force_unlock() };
+    }
+}
+
+/// In a child, at its only thread's first event: whoever held the lock is gone.
+///
+/// # Safety
+/// The calling thread is the only one.
+pub(crate) unsafe fn free_in_child<T>(lock: &Lock<T>) {
+    // SAFETY: nobody else is there who could be let through.
+    let raw = unsafe { lock.raw() };
+    raw.for_fork.store(false, Ordering::Relaxed);
+    raw.state.store(FREE, Ordering::Release);
+}

@@ -1,0 +1,92 @@
+//! What a name means to a module: the loader's order of lookup, with versions.
+//!
+//! Every scope begins with what the program began with, in the list's order,
+//! but for a library that was opened with `RTLD_DEEPBIND`. Which libraries are in
+//! the rest of a scope is the loader's secret: where it matters, there is no
+//! answer here, and what the loader made of it is seen when it has.
+
+use crate::elf::{Definition, Import, Wanted};
+use crate::modules::{Loaded, Registry};
+use crate::real::Pair;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A definition, and the module that has it.
+pub(crate) type Found<'a> = (&'a Loaded, Definition);
+
+/// Whether any library was opened to look into itself first.
+static DEEP: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a library is opened with these flags.
+pub(crate) fn note_flags(flags: i32) {
+    if flags & libc::RTLD_DEEPBIND != 0 {
+        DEEP.store(true, Ordering::Relaxed);
+    }
+}
+
+fn begins_with_start(module: Option<&Loaded>) -> bool {
+    module.is_some_and(|module| module.from_start) || !DEEP.load(Ordering::Relaxed)
+}
+
+fn searched(registry: &Registry) -> impl Iterator<Item = &Loaded> {
+    registry.modules.iter().filter(|module| module.is_searched())
+}
+
+fn find<'a>(module: &'a Loaded, name: &CStr, wanted: Wanted) -> Option<Found<'a>> {
+    Some((module, module.dynamic.as_ref()?.find(name, wanted)?))
+}
+
+/// What the loader will bind an import of `module` to, where that is certain.
+pub(crate) fn bound<'a>(registry: &'a Registry, module: &'a Loaded, import: &Import) -> Option<Found<'a>> {
+    let dynamic = module.dynamic.as_ref()?;
+    let wanted = Wanted::Reference(dynamic.version_of(import));
+    let find = |module| find(module, import.name, wanted);
+    if dynamic.is_symbolic
+        && let Some(own) = find(module)
+    {
+        return Some(own);
+    }
+    if begins_with_start(Some(module))
+        && let Some(first) = searched(registry).filter(|module| module.from_start).find_map(find)
+    {
+        return Some(first);
+    }
+    only(searched(registry).filter_map(find))
+}
+
+/// What a lookup in `caller`'s default scope finds, as far as it finds it among
+/// what the program began with.
+pub(crate) fn default<'a>(
+    registry: &'a Registry,
+    caller: Option<&Loaded>,
+    name: &CStr,
+    wanted: Wanted,
+) -> Option<Found<'a>> {
+    let mut start = searched(registry).filter(|module| module.from_start);
+    start.find_map(|module| find(module, name, wanted)).filter(|_| begins_with_start(caller))
+}
+
+/// What a lookup finds behind `caller`, if the program began with it.
+pub(crate) fn next<'a>(
+    registry: &'a Registry,
+    caller: &Loaded,
+    name: &CStr,
+    wanted: Wanted,
+) -> Option<Found<'a>> {
+    let start = searched(registry).filter(|module| module.from_start);
+    let mut after = start.skip_while(|module| !std::ptr::eq(*module, caller)).skip(1);
+    after.find_map(|module| find(module, name, wanted))
+}
+
+/// Whether a function that an entry of ours stands before is what its name means
+/// to everybody, apart from the entry itself.
+pub(crate) fn is_only(registry: &Registry, name: &CStr, pair: Pair) -> bool {
+    let exports = |module: &&Loaded| module.dynamic.is_some_and(|dynamic| dynamic.exports(name));
+    let mut all = searched(registry).filter(exports);
+    all.all(|module| module.contains(pair.entry) || module.contains(pair.real))
+}
+
+fn only<T>(mut all: impl Iterator<Item = T>) -> Option<T> {
+    let only = all.next()?;
+    all.next().is_none().then_some(only)
+}
