@@ -3,7 +3,7 @@
 
 use crate::arch::{self, Context};
 use crate::block::Shadow;
-use crate::elf::{Definition, Dynamic, Import, R_64, R_JUMP_SLOT};
+use crate::elf::{Dynamic, Import, R_64, R_JUMP_SLOT};
 use crate::errno::KeepErrno;
 use crate::lock::{self, Lock};
 use crate::modules::{self, Kind, Loaded, Registry};
@@ -245,8 +245,8 @@ fn plan_for(
     let unbound =
         import.kind == R_JUMP_SLOT && module.contains(holds) && !dynamic.exports_at(import.name, holds);
     if let Some(arguments) = registration::arguments_of(tracer, import.name) {
-        let target = if unbound { callable(scope::bound(registry, module, import)?.1) } else { Some(holds) };
-        return target.filter(|&target| target != 0).map(|target| Plan::Register(target, arguments));
+        let target = if unbound { scope::bound(registry, module, import)? } else { holds };
+        return (target != 0).then_some(Plan::Register(target, arguments));
     }
     if let Some(ours) = real::stands_before(import.name).filter(|_| !module.from_start) {
         let passed = if unbound { scope::is_only(registry, import.name, ours) } else { holds == ours.real };
@@ -258,16 +258,11 @@ fn plan_for(
     let target = if unbound {
         let is_there = |module: &Loaded| module.dynamic.is_some_and(|dynamic| dynamic.exports(import.name));
         registry.hosts().find(|host| is_there(host))?;
-        callable(scope::bound(registry, module, import)?.1)?
+        scope::bound(registry, module, import)?
     } else {
         holds
     };
     is_host_function(tracer, registry, import.name, target).then_some(Plan::Trace(target))
-}
-
-/// Where a definition's function is, unless only the loader can ask.
-fn callable(definition: Definition) -> Option<u64> {
-    (!definition.is_indirect).then_some(definition.address)
 }
 
 /// Whether there is a host's exported function of this name at `address`, which

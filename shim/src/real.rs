@@ -83,7 +83,7 @@ fn resolve_lookups() {
         for (place, name) in [(&DLSYM, c"dlsym"), (&DLVSYM, c"dlvsym")] {
             let found = dynamic.and_then(|dynamic| dynamic.find(name, Wanted::Newest));
             if let Some(found) = found.filter(|_| place.load(Ordering::Relaxed) == 0) {
-                place.store(found.address, Ordering::Release);
+                place.store(found.function(), Ordering::Release);
             }
         }
         after |= is_ours;

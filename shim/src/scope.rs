@@ -11,9 +11,6 @@ use crate::real::Pair;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A definition, and the module that has it.
-pub(crate) type Found<'a> = (&'a Loaded, Definition);
-
 /// Whether any library was opened to look into itself first.
 static DEEP: AtomicBool = AtomicBool::new(false);
 
@@ -32,50 +29,40 @@ fn searched(registry: &Registry) -> impl Iterator<Item = &Loaded> {
     registry.modules.iter().filter(|module| module.is_searched())
 }
 
-fn find<'a>(module: &'a Loaded, name: &CStr, wanted: Wanted) -> Option<Found<'a>> {
-    Some((module, module.dynamic.as_ref()?.find(name, wanted)?))
+fn find(module: &Loaded, name: &CStr, wanted: Wanted) -> Option<Definition> {
+    module.dynamic.as_ref()?.find(name, wanted)
 }
 
 /// What the loader will bind an import of `module` to, where that is certain.
-pub(crate) fn bound<'a>(registry: &'a Registry, module: &'a Loaded, import: &Import) -> Option<Found<'a>> {
+pub(crate) fn bound(registry: &Registry, module: &Loaded, import: &Import) -> Option<u64> {
     let dynamic = module.dynamic.as_ref()?;
     let wanted = Wanted::Reference(dynamic.version_of(import));
     let find = |module| find(module, import.name, wanted);
-    if dynamic.is_symbolic
-        && let Some(own) = find(module)
-    {
-        return Some(own);
-    }
-    if begins_with_start(Some(module))
-        && let Some(first) = searched(registry).filter(|module| module.from_start).find_map(find)
-    {
-        return Some(first);
-    }
-    only(searched(registry).filter_map(find))
+    let own = || find(module).filter(|_| dynamic.is_symbolic);
+    let start = || searched(registry).filter(|module| module.from_start).find_map(find);
+    let first = || start().filter(|_| begins_with_start(Some(module)));
+    let found = own().or_else(first).or_else(|| only(searched(registry).filter_map(find)))?;
+    Some(found.function())
 }
 
 /// What a lookup in `caller`'s default scope finds, as far as it finds it among
 /// what the program began with.
-pub(crate) fn default<'a>(
-    registry: &'a Registry,
+pub(crate) fn default(
+    registry: &Registry,
     caller: Option<&Loaded>,
     name: &CStr,
     wanted: Wanted,
-) -> Option<Found<'a>> {
+) -> Option<u64> {
     let mut start = searched(registry).filter(|module| module.from_start);
-    start.find_map(|module| find(module, name, wanted)).filter(|_| begins_with_start(caller))
+    let found = start.find_map(|module| find(module, name, wanted))?;
+    begins_with_start(caller).then(|| found.function())
 }
 
 /// What a lookup finds behind `caller`, if the program began with it.
-pub(crate) fn next<'a>(
-    registry: &'a Registry,
-    caller: &Loaded,
-    name: &CStr,
-    wanted: Wanted,
-) -> Option<Found<'a>> {
+pub(crate) fn next(registry: &Registry, caller: &Loaded, name: &CStr, wanted: Wanted) -> Option<u64> {
     let start = searched(registry).filter(|module| module.from_start);
     let mut after = start.skip_while(|module| !std::ptr::eq(*module, caller)).skip(1);
-    after.find_map(|module| find(module, name, wanted))
+    Some(after.find_map(|module| find(module, name, wanted))?.function())
 }
 
 /// Whether a function that an entry of ours stands before is what its name means

@@ -1,5 +1,6 @@
 //! Finding a name among what a module exports, as the loader would: through
 //! either kind of hash table, and by version.
+#![allow(unsafe_code)]
 
 use super::{Dynamic, Import, SHN_UNDEF, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, Symbol};
 use std::ffi::CStr;
@@ -32,9 +33,23 @@ pub(crate) enum Wanted {
 /// A function that a module exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Definition {
-    pub(crate) address: u64,
+    address: u64,
     /// It is at `address` that the loader asks where the function is.
-    pub(crate) is_indirect: bool,
+    is_indirect: bool,
+}
+
+impl Definition {
+    /// Where the function is. An indirect one's resolver is called, as the loader
+    /// does for each slot, and lazily wherever a call happens to be.
+    pub(crate) fn function(self) -> u64 {
+        if !self.is_indirect {
+            return self.address;
+        }
+        // SAFETY: such a symbol is at a function of this type, in a module that
+        // is relocated.
+        let resolver: extern "C" fn() -> u64 = unsafe { std::mem::transmute(self.address as usize) };
+        resolver()
+    }
 }
 
 impl Dynamic {
@@ -210,8 +225,6 @@ impl Dynamic {
 
 #[cfg(test)]
 mod tests {
-    #![allow(unsafe_code)]
-
     use super::*;
     use findshlibs::{Segment as _, SharedLibrary as _};
 

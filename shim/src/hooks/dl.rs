@@ -191,12 +191,11 @@ impl Lookup {
         };
         let registry = modules::registry();
         let asks = registry.find(caller);
-        let (_, found) = if self.handle == libc::RTLD_DEFAULT as u64 {
+        if self.handle == libc::RTLD_DEFAULT as u64 {
             scope::default(&registry, asks, self.name, wanted)
         } else {
             scope::next(&registry, asks?, self.name, wanted)
-        }?;
-        (!found.is_indirect).then_some(found.address)
+        }
     }
 
     /// Our entry, where the program would find what that stands before.
