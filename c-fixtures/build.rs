@@ -13,7 +13,7 @@ use std::thread;
 #[allow(unreachable_pub, reason = "a library's module, used here by itself")]
 mod table;
 
-use table::{FIXTURES, FLAG_SETS, Fixture, FlagSet};
+use table::{FIXTURES, FLAG_SETS, Fixture, FlagSet, PARTS, Part};
 
 /// What is right for every compilation. A fixture of a calling convention would else get notes about the changes of
 /// that convention in gcc 4.
@@ -64,15 +64,19 @@ fn build(compilers: &Compilers, fixture: &Fixture, flags: &FlagSet, out: &Path) 
     let library = source.join("lib.c");
     if library.exists() {
         let file_name = format!("lib{}.so", fixture.name);
-        shared_object(compilers, fixture, flags, &library, &out.join(&file_name));
+        shared_object(compilers, fixture.library, flags, &library, &out.join(&file_name), &[]);
         link_with.extend([out.join(&file_name).into(), "-Wl,-rpath,$ORIGIN".into()]);
     }
     for path in files(&source) {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if stem.starts_with("plugin-") {
             let file_name = format!("{}-{stem}.so", fixture.name);
-            shared_object(compilers, fixture, flags, &path, &out.join(file_name));
+            shared_object(compilers, fixture.library, flags, &path, &out.join(file_name), &[]);
         }
+    }
+
+    for part in PARTS.iter().filter(|part| part.fixture == fixture.name) {
+        build_part(compilers, part, flags, &source, out);
     }
 
     let cxx = source.join("host.cc");
@@ -88,12 +92,41 @@ fn build(compilers: &Compilers, fixture: &Fixture, flags: &FlagSet, out: &Path) 
     run(command);
 }
 
-fn shared_object(compilers: &Compilers, fixture: &Fixture, flags: &FlagSet, source: &Path, out: &Path) {
+fn build_part(compilers: &Compilers, part: &Part, flags: &FlagSet, source: &Path, out: &Path) {
+    let file = out.join(part.file);
+    let dir = file.parent().expect("a part has a path");
+    fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let with: Vec<PathBuf> = part.with.iter().map(|with| out.join(with)).collect();
+    shared_object(compilers, part.flags, flags, &source.join(part.source), &file, &with);
+    if !part.sections {
+        drop_section_headers(&file);
+    }
+}
+
+/// Forgets where the section headers are: `objcopy` can do that only since binutils 2.41.
+fn drop_section_headers(file: &Path) {
+    let shown = file.display();
+    let mut bytes = fs::read(file).unwrap_or_else(|error| panic!("{shown}: {error}"));
+    // e_shoff; e_shentsize, e_shnum and e_shstrndx.
+    for range in [40..48, 58..64] {
+        bytes[range].fill(0);
+    }
+    fs::write(file, bytes).unwrap_or_else(|error| panic!("{shown}: {error}"));
+}
+
+fn shared_object(
+    compilers: &Compilers,
+    extra: &[&str],
+    flags: &FlagSet,
+    source: &Path,
+    out: &Path,
+    with: &[PathBuf],
+) {
     let mut command = Command::new(&compilers.c);
-    command.arg("-std=gnu11").args(ALWAYS).args(flags.compile).args(fixture.library).args(flags.link);
+    command.arg("-std=gnu11").args(ALWAYS).args(flags.compile).args(flags.link).args(extra);
     command.args(["-fomit-frame-pointer", "-fPIC", "-shared", "-Ic", "-I../shim/include"]);
     let name = out.file_name().unwrap_or_default().to_string_lossy();
-    command.arg(format!("-Wl,-soname,{name}")).arg("-o").arg(out).arg(source).arg("-lm");
+    command.arg(format!("-Wl,-soname,{name}")).arg("-o").arg(out).arg(source).args(with).arg("-lm");
     run(command);
 }
 

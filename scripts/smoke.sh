@@ -42,11 +42,16 @@ record() {
     plain_status=0 status=0
     "$program" >"$scratch/plain.out" 2>"$scratch/plain.err" </dev/null || plain_status=$?
     local options=(--unwinder "$3")
-    [[ $1 != register ]] || options+=(
-        --callback-arg "qsort:4,c_register:2"
-        --callback-arg "c_register_far:2,c_register_far:7,c_register_far:8"
-        --callback-arg "c_set:2@1=20000-29999"
-    )
+    case $1 in
+    register)
+        options+=(
+            --callback-arg "qsort:4,c_register:2"
+            --callback-arg "c_register_far:2,c_register_far:7,c_register_far:8"
+            --callback-arg "c_set:2@1=20000-29999"
+        )
+        ;;
+    versions) options+=(--host libversions.so) ;;
+    esac
     TRACESHIM_STACK_WORDS="host_wide*:300" "$collector" record "${options[@]}" -o "$trace" -- "$program" \
         >"$scratch/traced.out" 2>"$scratch/traced.err" </dev/null || status=$?
     report "$1 $2 $3: same output and exit status ($status) as without the shim" \
@@ -162,7 +167,10 @@ fails_open() {
 }
 
 all=(
-    founding nested storm names parallel tables register abi wide cxxhost unwind-ways annotate annotate-cxx forker loader early spin
+    founding nested storm names parallel tables register abi wide
+    cxxhost unwind-ways annotate annotate-cxx forker
+    loader shapes versions
+    early spin
     signals
     killed fails_open
 )
@@ -177,7 +185,9 @@ for fixture in "${rest[@]}"; do
         ;;
     # How a slot looks and is protected, and how arguments get past it, hangs
     # on every flag.
-    tables | register | abi | wide) everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie ;;
+    tables | register | abi | wide | shapes)
+        everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie
+        ;;
     killed | fails_open) "$fixture" ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;

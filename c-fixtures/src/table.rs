@@ -78,6 +78,67 @@ const fn plain(name: &'static str) -> Fixture {
     Fixture { name, library: &[] }
 }
 
+/// One more shared library of a fixture: a source that is built in several ways, or put into another folder.
+#[derive(Debug)]
+pub struct Part {
+    /// Whose it is.
+    pub fixture: &'static str,
+    /// Its file, beside the executable.
+    pub file: &'static str,
+    /// In the fixture's folder.
+    pub source: &'static str,
+    /// For compiling and linking, after the flag set's.
+    pub flags: &'static [&'static str],
+    /// Earlier parts (or the fixture's own library) that it is linked with.
+    pub with: &'static [&'static str],
+    /// Whether its section headers are kept, which no program needs in order to run.
+    pub sections: bool,
+}
+
+const fn part(
+    fixture: &'static str,
+    file: &'static str,
+    source: &'static str,
+    flags: &'static [&'static str],
+    with: &'static [&'static str],
+) -> Part {
+    Part { fixture, file, source, flags, with, sections: true }
+}
+
+/// In the order in which they are built.
+pub const PARTS: &[Part] = &[
+    part("shapes", "shapes-lazy.so", "shape.c", &["-Wl,-z,lazy"], &[]),
+    part("shapes", "shapes-now.so", "shape.c", &["-Wl,-z,now,-z,relro"], &[]),
+    part("shapes", "shapes-no-relro.so", "shape.c", &["-Wl,-z,norelro"], &[]),
+    part("shapes", "shapes-sysv.so", "shape.c", &["-Wl,--hash-style=sysv"], &[]),
+    part("shapes", "shapes-gnu.so", "shape.c", &["-Wl,--hash-style=gnu"], &[]),
+    part("shapes", "shapes-no-plt.so", "shape.c", &["-fno-plt"], &[]),
+    part("shapes", "shapes-symbolic.so", "shape.c", &["-Wl,-Bsymbolic"], &[]),
+    part("shapes", "shapes-relative.so", "shape.c", &["-Wl,-z,pack-relative-relocs"], &[]),
+    part("shapes", "shapes-text.so", "shape.c", &["-DTABLE_IN_CODE", "-Wl,-z,notext,-z,lazy"], &[]),
+    part("shapes", "shapes-bare.so", "shape.c", &["-nostartfiles", "-Wl,-z,now"], &[]),
+    Part {
+        fixture: "shapes",
+        file: "shapes-stripped.so",
+        source: "shape.c",
+        flags: &["-s"],
+        with: &[],
+        sections: false,
+    },
+    part("versions", "versions-new.so", "client.c", &[], &["libversions.so"]),
+    part(
+        "versions",
+        "versions-first/libversions.so",
+        "lib.c",
+        &["-DFIRST_RELEASE", "-Wl,--version-script=c/versions/first.map"],
+        &[],
+    ),
+    part("versions", "versions-old.so", "client.c", &[], &["versions-first/libversions.so"]),
+    part("versions", "versions-none.so", "client.c", &[], &[]),
+    part("versions", "versions-shadow.so", "client.c", &["-DOWN"], &["libversions.so"]),
+    part("versions", "versions-symbolic.so", "client.c", &["-DOWN", "-Wl,-Bsymbolic"], &["libversions.so"]),
+];
+
 /// In the order in which a reader would want to meet them.
 pub const FIXTURES: &[Fixture] = &[
     plain("founding"),
@@ -95,6 +156,12 @@ pub const FIXTURES: &[Fixture] = &[
     plain("annotate-cxx"),
     plain("forker"),
     plain("loader"),
+    plain("shapes"),
+    // With the hash table of the System V ABI alone.
+    Fixture {
+        name: "versions",
+        library: &["-Wl,--version-script=c/versions/lib.map", "-Wl,--hash-style=sysv"],
+    },
     plain("early"),
     plain("signals"),
     plain("spin"),

@@ -36,12 +36,10 @@ fn find(module: &Loaded, name: &CStr, wanted: Wanted) -> Option<Definition> {
 /// What the loader will bind an import of `module` to, where that is certain.
 pub(crate) fn bound(registry: &Registry, module: &Loaded, import: &Import) -> Option<u64> {
     let dynamic = module.dynamic.as_ref()?;
-    let wanted = Wanted::Reference(dynamic.version_of(import));
-    let find = |module| find(module, import.name, wanted);
-    let own = || find(module).filter(|_| dynamic.is_symbolic);
-    let start = || searched(registry).filter(|module| module.from_start).find_map(find);
-    let first = || start().filter(|_| begins_with_start(Some(module)));
-    let found = own().or_else(first).or_else(|| only(searched(registry).filter_map(find)))?;
+    let (name, wanted) = (import.name, Wanted::Reference(dynamic.version_of(import)));
+    let own = find(module, name, wanted).filter(|_| dynamic.is_symbolic);
+    let start = || first_of_start(registry, Some(module), name, wanted);
+    let found = own.or_else(start).or_else(|| only(registry, name, wanted))?;
     Some(found.function())
 }
 
@@ -53,9 +51,28 @@ pub(crate) fn default(
     name: &CStr,
     wanted: Wanted,
 ) -> Option<u64> {
+    Some(first_of_start(registry, caller, name, wanted)?.function())
+}
+
+/// The first that is found among what the program began with, if whoever looks
+/// would find no other one before.
+fn first_of_start(
+    registry: &Registry,
+    looks: Option<&Loaded>,
+    name: &CStr,
+    wanted: Wanted,
+) -> Option<Definition> {
     let mut start = searched(registry).filter(|module| module.from_start);
-    let found = start.find_map(|module| find(module, name, wanted))?;
-    begins_with_start(caller).then(|| found.function())
+    let first = start.find_map(|module| find(module, name, wanted))?;
+    let certain = begins_with_start(looks) || only(registry, name, wanted).is_some();
+    certain.then_some(first)
+}
+
+/// What is found in one module only.
+fn only(registry: &Registry, name: &CStr, wanted: Wanted) -> Option<Definition> {
+    let mut all = searched(registry).filter_map(|module| find(module, name, wanted));
+    let only = all.next()?;
+    all.next().is_none().then_some(only)
 }
 
 /// What a lookup finds behind `caller`, if the program began with it.
@@ -71,9 +88,4 @@ pub(crate) fn is_only(registry: &Registry, name: &CStr, pair: Pair) -> bool {
     let exports = |module: &&Loaded| module.dynamic.is_some_and(|dynamic| dynamic.exports(name));
     let mut all = searched(registry).filter(exports);
     all.all(|module| module.contains(pair.entry) || module.contains(pair.real))
-}
-
-fn only<T>(mut all: impl Iterator<Item = T>) -> Option<T> {
-    let only = all.next()?;
-    all.next().is_none().then_some(only)
 }
