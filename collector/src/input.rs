@@ -38,9 +38,12 @@ struct Part {
 pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Process>> {
     let mut inputs = Inputs::default();
     if paths.is_empty() {
-        let dir = default_dir()?;
-        refuse_foreign(&dir)?;
-        inputs.add_dir(&dir).with_context(|| format!("{}", dir.display()))?;
+        let (dir, is_named) = default_dir()?;
+        session::check_dir(&dir, is_named, own_uid())
+            .and_then(|()| session::ring_files(&dir))
+            .map_err(anyhow::Error::from)
+            .and_then(|rings| inputs.add_rings(&rings, Whose::Own))
+            .with_context(|| format!("{}", dir.display()))?;
     }
     for path in paths {
         inputs.add(path).with_context(|| format!("{}", path.display()))?;
@@ -48,27 +51,27 @@ pub(crate) fn open(paths: &[PathBuf]) -> Result<Vec<Process>> {
     inputs.finish()
 }
 
-/// Where the shim puts rings if nothing else is said.
-pub(crate) fn default_dir() -> Result<PathBuf> {
+/// Where the shim puts rings if nothing else is said, and whether `TRACESHIM_DIR`
+/// names it.
+fn default_dir() -> Result<(PathBuf, bool)> {
     if let Some(dir) = std::env::var_os("TRACESHIM_DIR").filter(|dir| !dir.is_empty()) {
-        return Ok(dir.into());
+        return Ok((dir.into(), true));
     }
-    Ok(session::default_dir(std::env::var_os("XDG_RUNTIME_DIR"), own_uid()?))
+    Ok((session::default_dir(std::env::var_os("XDG_RUNTIME_DIR"), own_uid()), false))
 }
 
-/// A directory that nobody named on the command line is read only if it is
-/// ours: anyone can make one in `/tmp`, or a link.
-fn refuse_foreign(dir: &Path) -> Result<()> {
-    let metadata = dir.symlink_metadata().with_context(|| dir.display().to_string())?;
-    if !metadata.is_dir() || metadata.uid() != own_uid()? {
-        bail!("{}: not a directory of this user; to read it, name it", dir.display());
-    }
-    Ok(())
+/// The user who runs this program.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
-/// The user who runs this program: the owner of its own entry in `/proc`.
-pub(crate) fn own_uid() -> Result<u32> {
-    Ok(Path::new("/proc/self").metadata().context("/proc/self")?.uid())
+/// Whose rings are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// This user's: nobody named them.
+    Own,
+    /// Anybody's: they were named.
+    Any,
 }
 
 impl Inputs {
@@ -79,7 +82,7 @@ impl Inputs {
         }
         let metadata = path.metadata()?;
         if metadata.is_dir() {
-            return self.add_dir(path);
+            return self.add_rings(&session::ring_files(path)?, Whose::Any);
         }
         if !metadata.is_file() {
             // A pipe can only be a trace; a device is neither.
@@ -97,17 +100,16 @@ impl Inputs {
         if read.is_ok() && u64::from_le_bytes(magic) != layout::MAGIC {
             bail!("neither a ring nor a trace");
         }
-        self.add_ring(path)
+        self.add_ring(path, &RingFile::open(path)?)
     }
 
     /// Adds every ring of a session. One that can't be read, because its process
     /// is just making it, say, doesn't hide the others.
-    fn add_dir(&mut self, dir: &Path) -> Result<()> {
-        let rings = session::ring_files(dir)?;
+    fn add_rings(&mut self, rings: &[PathBuf], whose: Whose) -> Result<()> {
         let mut failed = None;
         let mut opened = 0;
-        for ring in &rings {
-            match self.add_ring(ring) {
+        for ring in rings {
+            match self.add_entry(ring, whose) {
                 Ok(()) => opened += 1,
                 // A process that ends with nothing recorded removes its ring.
                 Err(_) if !ring.exists() => {}
@@ -124,20 +126,30 @@ impl Inputs {
         }
     }
 
+    /// Adds a ring that was found in a directory.
+    fn add_entry(&mut self, path: &Path, whose: Whose) -> Result<()> {
+        let file = RingFile::open_entry(path)?;
+        let owner = file.metadata()?.uid();
+        if whose == Whose::Own && owner != own_uid() {
+            bail!("belongs to user {owner}, not to user {}; it is read if it is named", own_uid());
+        }
+        self.add_ring(path, &file)
+    }
+
     /// Adds a ring as it is now.
-    pub(crate) fn add_ring(&mut self, path: &Path) -> Result<()> {
-        let snapshot = RingFile::open(path)?.snapshot()?;
+    fn add_ring(&mut self, path: &Path, file: &RingFile) -> Result<()> {
+        let snapshot = file.snapshot()?;
         if let Some((there, written)) = snapshot.cut {
             say(format_args!(
                 "{}: the file is cut off: {there} of {written} chunks are there",
                 path.display()
             ));
         }
-        let alive = !snapshot.process.ended && is_mapped(path, snapshot.process.pid);
+        let alive = !snapshot.process.ended && is_mapped(file, path, snapshot.process.pid);
         let part = self.part(snapshot.tables.header().to_vec())?;
         part.life.alive |= alive;
         part.life.gone |= !alive;
-        part.life.owner_uid = path.metadata()?.uid();
+        part.life.owner_uid = file.metadata()?.uid();
         for (chunk, tag, words) in snapshot.tables.pages() {
             part.page(chunk, tag, words.to_vec());
         }
@@ -188,7 +200,7 @@ impl Inputs {
     fn part_number(&mut self, header: Vec<u64>) -> Result<usize> {
         let uuid = process_info(&header)?.uuid;
         let number = *self.by_uuid.entry(uuid).or_insert_with(|| {
-            let life = Life { owner_uid: own_uid().unwrap_or(u32::MAX), ..Life::default() };
+            let life = Life { owner_uid: own_uid(), ..Life::default() };
             self.parts.push(Part { life, ..Part::default() });
             self.parts.len() - 1
         });
@@ -242,11 +254,13 @@ fn store(piece: &Piece, content_offset: u64, file: Option<&Rc<File>>) -> Store {
     }
 }
 
-/// Whether process `pid` runs and has the ring at `path` mapped. After an exec
-/// the process lives on, but not with this ring; and numbers are used again.
-pub(crate) fn is_mapped(path: &Path, pid: u32) -> bool {
-    let (Ok(maps), Ok(metadata)) = (std::fs::read(format!("/proc/{pid}/maps")), path.metadata()) else {
-        return Path::new(&format!("/proc/{pid}/maps")).exists() && path.exists();
+/// Whether process `pid` runs and has the ring `file`, found at `path`, mapped.
+/// After an exec the process lives on, but not with this ring; and numbers are
+/// used again.
+pub(crate) fn is_mapped(file: &RingFile, path: &Path, pid: u32) -> bool {
+    let of_process = format!("/proc/{pid}/maps");
+    let (Ok(maps), Ok(metadata)) = (std::fs::read(&of_process), file.metadata()) else {
+        return Path::new(&of_process).exists();
     };
     let inode = metadata.ino().to_string();
     let path = path.canonicalize().unwrap_or_default();

@@ -10,17 +10,17 @@ use std::path::Path;
 /// A ring that is being drained. One at a time: the file is locked.
 #[derive(Debug)]
 pub struct Drain {
-    file: RingFile,
     map: RingMap,
+    file: RingFile,
 }
 
 impl Drain {
     /// Opens a ring to drain it. An error of kind `WouldBlock` says that
     /// another collector is at it.
     pub fn open(path: &Path) -> Result<Drain, ReadError> {
-        let file = RingFile::open(path)?;
+        let file = RingFile::open_to_drain(path)?;
         process_info(&header_words(&file)?)?;
-        let map = RingMap::open_to_drain(path)?;
+        let map = RingMap::of_file(file.file(), path)?;
         Ok(Drain { file, map })
     }
 

@@ -3,7 +3,7 @@
 
 use crate::layout::CHUNK_BYTES;
 use crate::read::{ReadError, Snapshot, Source, snapshot};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -14,15 +14,39 @@ pub struct RingFile {
 }
 
 impl RingFile {
-    /// Opens a ring without touching it. Only regular files are taken.
+    /// Opens a ring that somebody named, without touching it.
     pub fn open(path: &Path) -> Result<RingFile, ReadError> {
+        RingFile::open_with(OpenOptions::new().read(true), path, 0)
+    }
+
+    /// Opens a ring that was found in a directory: no link is followed.
+    pub fn open_entry(path: &Path) -> Result<RingFile, ReadError> {
+        RingFile::open_with(OpenOptions::new().read(true), path, libc::O_NOFOLLOW)
+    }
+
+    /// Opens a ring that was found in a directory, to take from it.
+    pub(crate) fn open_to_drain(path: &Path) -> Result<RingFile, ReadError> {
+        RingFile::open_with(OpenOptions::new().read(true).write(true), path, libc::O_NOFOLLOW)
+    }
+
+    /// Only regular files are taken.
+    fn open_with(options: &mut OpenOptions, path: &Path, flags: i32) -> Result<RingFile, ReadError> {
         // Not to hang on a pipe that somebody left in the directory.
-        let file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(ReadError::NotARing);
+        let file = options.custom_flags(flags | libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+        match file.metadata()?.is_file() {
+            true => Ok(RingFile { file }),
+            false => Err(ReadError::NotARing),
         }
-        Ok(RingFile { file })
+    }
+
+    /// What the system tells of the file.
+    pub fn metadata(&self) -> std::io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// The open file, for its mapping and its lock.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Whether the file begins as a ring does.

@@ -15,11 +15,11 @@ use crate::session::ring_name;
 use crate::stamp::FileStamp;
 use crate::sync::{AtomicU64, Ordering};
 use memmap2::{Advice, MmapMut, MmapOptions};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Error, ErrorKind, Result};
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::slice;
 
@@ -54,12 +54,10 @@ pub struct RingMap {
     held: Option<Held>,
 }
 
-/// Dropped in this order: the lock last.
 #[derive(Debug)]
 struct Held {
     _guarded: Guarded,
     _map: MmapMut,
-    _lock: File,
 }
 
 impl RingMap {
@@ -97,13 +95,9 @@ impl RingMap {
         Ok(RingMap { words, index, path, identity, held: None })
     }
 
-    /// Maps an existing ring for the collector, and locks it against others.
-    pub fn open_to_drain(path: &Path) -> Result<RingMap> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-            .open(path)?;
+    /// Maps an existing ring for the collector, and locks it against others for
+    /// as long as `file` is open.
+    pub(crate) fn of_file(file: &File, path: &Path) -> Result<RingMap> {
         file.try_lock().map_err(|error| match error {
             std::fs::TryLockError::Error(error) => error,
             std::fs::TryLockError::WouldBlock => {
@@ -117,12 +111,12 @@ impl RingMap {
         }
         // SAFETY: others may change the file at any time; it is only seen
         // through atomics, and looked after where it gets shorter.
-        let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(&file) }?;
+        let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(file) }?;
         // SAFETY: the mapping lives as long as `self`, which keeps it, and the
         // slice doesn't leave `self` with a longer lifetime than a borrow.
         let words = unsafe { slice::from_raw_parts(map.as_ptr().cast::<AtomicU64>(), map.len() / 8) };
         let identity = (meta.dev(), meta.ino());
-        let held = Held { _guarded: guard(map.as_ptr(), map.len())?, _map: map, _lock: file };
+        let held = Held { _guarded: guard(map.as_ptr(), map.len())?, _map: map };
         Ok(RingMap { words, index: &[], path: path.to_owned(), identity, held: Some(held) })
     }
 
@@ -177,7 +171,7 @@ impl RingMap {
         }
         let file = OpenOptions::new()
             .write(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
             .open(&self.path)?;
         let meta = file.metadata()?;
         if (meta.dev(), meta.ino()) != self.identity {
@@ -219,7 +213,11 @@ fn create_file(dir: &Path, exe: &[u8], pid: u32) -> Result<(File, PathBuf)> {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&path);
         match opened {
-            Ok(file) => return Ok((file, path)),
+            Ok(file) => {
+                // Whatever the umask took away.
+                file.set_permissions(Permissions::from_mode(0o600))?;
+                return Ok((file, path));
+            }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }

@@ -1,7 +1,9 @@
 //! Where rings lie, and what they are called.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{Error, ErrorKind, Result};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The ending of a ring file's name.
@@ -13,6 +15,35 @@ pub fn default_dir(xdg_runtime_dir: Option<OsString>, uid: u32) -> PathBuf {
         Some(dir) => dir.join("traceshim"),
         None => PathBuf::from(format!("/tmp/traceshim-{uid}")),
     }
+}
+
+/// Refuses a session directory in which others may tamper with rings.
+///
+/// One that nobody named (`is_named`: `TRACESHIM_DIR` did) has a name that
+/// anybody can foresee: it must be a directory, no link, of user `uid`, in which
+/// nobody else may write. One that was named is taken, whoever owns it and
+/// through links, unless anybody may replace files in it.
+pub fn check_dir(dir: &Path, is_named: bool, uid: u32) -> Result<()> {
+    let refuse = |why: String| Err(Error::new(ErrorKind::PermissionDenied, why));
+    let meta = if is_named { dir.metadata() } else { dir.symlink_metadata() }?;
+    let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
+    if !meta.is_dir() {
+        let what = if meta.is_symlink() { "a link" } else { "not a directory" };
+        return refuse(format!("is {what}: a session directory must be a directory"));
+    }
+    if !is_named && (owner != uid || mode & 0o022 != 0) {
+        return refuse(format!(
+            "belongs to user {owner} and has mode {mode:04o}: must belong to user {uid} and be \
+             writable by nobody else; TRACESHIM_DIR can name another"
+        ));
+    }
+    if mode & 0o1002 == 0o002 {
+        return refuse(format!(
+            "has mode {mode:04o}, so that anybody may replace files in it: must not be writable by \
+             all, or be sticky like /tmp"
+        ));
+    }
+    Ok(())
 }
 
 /// `<exe>.<pid>.ring`; a further ring of the same process id (after an exec, or
@@ -36,7 +67,7 @@ pub fn is_ring_name(name: &OsStr) -> bool {
 }
 
 /// The rings in a session directory, in the order of their names.
-pub fn ring_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub fn ring_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut rings = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -51,6 +82,38 @@ pub fn ring_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_that_others_can_tamper_with_are_refused() {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("d"), dir.path().join("link"));
+        std::fs::create_dir(&path).unwrap();
+        symlink(&path, &link).unwrap();
+        let uid = path.metadata().unwrap().uid();
+        // Mode, and whether it is taken by default, where it is named.
+        for (mode, by_default, named) in [
+            (0o700, true, true),
+            (0o755, true, true),
+            (0o775, false, true),
+            (0o777, false, false),
+            (0o1777, false, true),
+        ] {
+            set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(check_dir(&path, false, uid).is_ok(), by_default, "{mode:o}");
+            assert_eq!(check_dir(&path, true, uid).is_ok(), named, "{mode:o}");
+            assert_eq!(check_dir(&link, true, uid).is_ok(), named, "{mode:o}");
+            assert_eq!(check_dir(&path, true, uid + 1).is_ok(), named, "{mode:o}");
+            let why = check_dir(&path, false, uid + 1).unwrap_err().to_string();
+            assert!(
+                why.contains(&format!("user {uid} and has mode {mode:04o}: must belong to user {}", uid + 1))
+            );
+            assert!(check_dir(&link, false, uid).unwrap_err().to_string().contains("is a link"));
+        }
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(check_dir(&dir.path().join("file"), true, uid).is_err());
+    }
 
     #[test]
     fn names() {

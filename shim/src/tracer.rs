@@ -9,16 +9,17 @@ use crate::recording::inside;
 use crate::state::ThreadState;
 use crate::{arch, callbacks, environment, hooks, modules, real, registration, say};
 use std::ffi::{CStr, CString, OsString};
+use std::fs::{DirBuilder, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use traceshim_ring::env::{Config, Overflow, UnwinderChoice};
 use traceshim_ring::layout::header;
 use traceshim_ring::mapping::{NewRing, RingMap};
 use traceshim_ring::ring::{Clock, Ring};
-use traceshim_ring::session::default_dir;
+use traceshim_ring::session::{check_dir, default_dir};
 
 /// What a process's tracing stands on. Never freed: threads may use it for as
 /// long as the process lives.
@@ -125,6 +126,11 @@ pub(crate) extern "C" fn initialise() {
 /// Runs inside, so that nothing that happens here is traced.
 unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadState) {
     let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        // Before anything of the environment is believed.
+        // SAFETY: asks the kernel's table for a number.
+        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+            return Err("the program runs with raised privileges; it runs untraced".to_owned());
+        }
         arch::prepare_vector_state();
         let config = match Config::read(|name| std::env::var_os(name)) {
             Ok(config) => config,
@@ -136,10 +142,6 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
             }
         };
         say::set_level(config.log);
-        // SAFETY: asks the kernel's table for a number.
-        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
-            return Err("the program runs with raised privileges; it runs untraced".to_owned());
-        }
         if !config.follow && !is_first_of_its_kind() {
             return Ok(());
         }
@@ -237,27 +239,25 @@ fn random() -> [u64; 2] {
 fn session_dir(config: &Config) -> Result<PathBuf, (PathBuf, std::io::Error)> {
     // SAFETY: always succeeds.
     let uid = unsafe { libc::geteuid() };
-    let make = |dir: &Path| match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+    let (dir, is_named) = match &config.dir {
+        Some(dir) => (dir.clone(), true),
+        None => (default_dir(std::env::var_os("XDG_RUNTIME_DIR"), uid), false),
     };
-    if let Some(dir) = &config.dir {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|error| (dir.clone(), error))?;
-        return Ok(dir.clone());
+    let make = || {
+        if is_named && let Some(parent) = dir.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            // Whatever the umask took away.
+            Ok(()) => std::fs::set_permissions(&dir, Permissions::from_mode(0o700)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    };
+    match make().and_then(|()| check_dir(&dir, is_named, uid)) {
+        Ok(()) => Ok(dir),
+        Err(error) => Err((dir, error)),
     }
-    let dir = default_dir(std::env::var_os("XDG_RUNTIME_DIR"), uid);
-    make(&dir).map_err(|error| (dir.clone(), error))?;
-    // Anybody can make a directory of this name, or a link to one, in /tmp.
-    let meta = std::fs::symlink_metadata(&dir).map_err(|error| (dir.clone(), error))?;
-    if !meta.is_dir() || meta.uid() != uid || meta.mode() & 0o022 != 0 {
-        let why = "is not a directory that belongs to this user alone";
-        return Err((dir, std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)));
-    }
-    Ok(dir)
 }
 
 /// Maps the pulse's page, which tells a forked child from its parent.

@@ -1,8 +1,9 @@
 //! From the rings of a session into a trace, while the programs run.
 
-use std::collections::HashMap;
-use std::io::Write;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::io::{Error, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use traceshim_ring::drain::Drain;
@@ -11,7 +12,7 @@ use traceshim_ring::read::{Piece, ProcessInfo, ReadError, Source, header_words, 
 use traceshim_ring::record::{Head, kind};
 
 use super::session::SessionDir;
-use crate::input::is_mapped;
+use crate::input::{is_mapped, own_uid};
 use crate::show::say;
 use crate::trace::TraceWriter;
 
@@ -35,6 +36,8 @@ pub(crate) struct Drainer<W: Write> {
     out: Out<W>,
     /// Those that are finished too: a ring that is left alone isn't opened again.
     rings: HashMap<PathBuf, Ring>,
+    /// Files that are called like rings and are none of ours; said once.
+    refused: HashSet<PathBuf>,
 }
 
 /// Where all rings' content goes.
@@ -61,7 +64,7 @@ impl<W: Write> Drainer<W> {
         let mut trace = TraceWriter::new(out)?;
         trace.flush()?;
         let out = Out { trace, counts: Counts::default(), next_number: 0 };
-        Ok(Drainer { out, rings: HashMap::new() })
+        Ok(Drainer { out, rings: HashMap::new(), refused: HashSet::new() })
     }
 
     /// What was taken so far.
@@ -76,7 +79,7 @@ impl<W: Write> Drainer<W> {
             // A process of a script that has ended is finished right away: such
             // scripts make thousands.
             let info = ring.info()?;
-            if info.ended && !is_mapped(&ring.path, info.pid) {
+            if info.ended && !ring.is_mapped(info.pid) {
                 ring.finish(out)?;
             }
             Ok(any)
@@ -118,10 +121,10 @@ impl<W: Write> Drainer<W> {
     /// Opens rings that weren't there before.
     fn discover(&mut self, session: &SessionDir) {
         for path in session.rings() {
-            if self.rings.contains_key(&path) {
+            if self.rings.contains_key(&path) || self.refused.contains(&path) {
                 continue;
             }
-            match Drain::open(&path) {
+            match open_own(&path) {
                 Ok(drain) => {
                     self.out.counts.processes += 1;
                     let (number, pages) = (None, HashMap::new());
@@ -129,14 +132,42 @@ impl<W: Write> Drainer<W> {
                     self.rings.insert(path, ring);
                 }
                 // Its process is just making it, or has removed it.
-                Err(ReadError::NotARing | ReadError::TooShort(_) | ReadError::Io(_)) => {}
-                Err(error) => say(format_args!("{}: {error}", path.display())),
+                Err(ReadError::NotARing | ReadError::TooShort(_)) => {}
+                Err(ReadError::Io(error)) if error.kind() != ErrorKind::PermissionDenied => {}
+                Err(error) => {
+                    say(format_args!("{}: {error}; it is left alone", path.display()));
+                    self.refused.insert(path);
+                }
             }
         }
     }
 }
 
+/// Opens a ring of this user's. Somebody else's was put there to be taken.
+fn open_own(path: &Path) -> Result<Drain, ReadError> {
+    let drain = Drain::open(path)?;
+    let owner = drain.file().metadata()?.uid();
+    if owner != own_uid() {
+        let why = format!("belongs to user {owner}, not to user {}", own_uid());
+        return Err(Error::new(ErrorKind::PermissionDenied, why).into());
+    }
+    Ok(drain)
+}
+
 impl Ring {
+    fn is_mapped(&self, pid: u32) -> bool {
+        is_mapped(self.drain.file(), &self.path, pid)
+    }
+
+    /// Removes the file, unless another one has its name by now.
+    fn remove(&self) {
+        if let (Ok(there), Ok(ours)) = (self.path.symlink_metadata(), self.drain.file().metadata())
+            && (there.dev(), there.ino()) == (ours.dev(), ours.ino())
+        {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
     fn info(&self) -> Result<ProcessInfo> {
         Ok(process_info(&header_words(self.drain.file())?)?)
     }
@@ -194,7 +225,7 @@ impl Ring {
     /// one that runs on, everything is copied and nothing is taken.
     fn finish<W: Write>(&mut self, out: &mut Out<W>) -> Result<()> {
         self.done = true;
-        let running = is_mapped(&self.path, self.info()?.pid);
+        let running = self.is_mapped(self.info()?.pid);
         let snapshot = self.drain.snapshot()?;
         let lost = snapshot.tables.losses().iter().map(|loss| loss.count);
         out.counts.lost = lost.fold(out.counts.lost, u64::saturating_add);
@@ -210,8 +241,8 @@ impl Ring {
             out.trace.flush()?;
         }
         if !running {
-            // Everything is in the trace; a ring that is gone already is fine.
-            let _ = std::fs::remove_file(&self.path);
+            // Everything is in the trace.
+            self.remove();
         }
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! A session directory of our own.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use traceshim_ring::session;
+
+use crate::input::own_uid;
 
 /// A directory that only this user can look into, made for one command. It is
 /// removed when it goes out of scope, unless something is still in it.
@@ -24,10 +26,16 @@ impl SessionDir {
         // Where it can't be made, that of the directory below says why.
         let _ = DirBuilder::new().recursive(true).mode(0o700).create(&parent);
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+        // Named by the user, as far as this program can tell.
+        session::check_dir(&parent, true, own_uid()).with_context(|| parent.display().to_string())?;
         for attempt in 0..100 {
             let path = parent.join(format!("traceshim-record-{}-{:x}", std::process::id(), nanos ^ attempt));
             match DirBuilder::new().recursive(false).mode(0o700).create(&path) {
-                Ok(()) => return Ok(SessionDir { path }),
+                Ok(()) => {
+                    // Whatever the umask took away.
+                    std::fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+                    return Ok(SessionDir { path });
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error).with_context(|| path.display().to_string()),
             }
@@ -69,7 +77,6 @@ impl Drop for SessionDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn private_and_gone_afterwards() {

@@ -66,7 +66,7 @@ pub(crate) fn inspect_file(path: &Path, depth: usize) -> Program {
     }
     let shown = path.display();
     let mode = metadata.mode();
-    let own = crate::input::own_uid().unwrap_or(0);
+    let own = crate::input::own_uid();
     if mode & 0o4000 != 0 && metadata.uid() != own || mode & 0o2010 == 0o2010 {
         return Program::Untraceable(format!(
             "{shown} is set-uid or set-gid: the loader ignores LD_PRELOAD for it"
