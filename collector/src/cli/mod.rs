@@ -80,8 +80,18 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout and are no errors.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+            if !error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::SUCCESS;
+            }
+            for line in error.to_string().lines() {
+                let _ = writeln!(
+                    std::io::stderr().lock(),
+                    "{}",
+                    crate::show::escape::text_string(line.as_bytes())
+                );
+            }
+            return USAGE.into();
         }
     };
     match cli.execute() {

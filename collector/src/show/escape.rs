@@ -3,7 +3,8 @@
 //! For people: control characters, and those that reorder text, become
 //! `\u{..}`; bytes that aren't UTF-8 become `\xNN`; a backslash is doubled, so
 //! that nothing can pretend to be an escape. In JSON: control characters become
-//! `\u00NN`, and bytes that aren't UTF-8 become the four characters `\xNN`.
+//! `\u00NN`, bytes that aren't UTF-8 become the four characters `\xNN`, and what
+//! would end a script or begin a comment in a page is written with `\u003c`.
 
 use std::fmt::Write as _;
 
@@ -44,7 +45,7 @@ pub(crate) fn text_string(bytes: &[u8]) -> String {
 /// Appends `bytes` as a JSON string, quotes included.
 pub(crate) fn json(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    if bytes.iter().all(|&b| (b' '..=b'~').contains(&b) && b != b'\\' && b != b'"') {
+    if bytes.iter().all(|&b| (b' '..=b'~').contains(&b) && b != b'\\' && b != b'"' && b != b'<') {
         out.extend_from_slice(bytes);
     } else {
         json_escaped(bytes, out);
@@ -56,8 +57,10 @@ pub(crate) fn json(bytes: &[u8], out: &mut Vec<u8>) {
 fn json_escaped(bytes: &[u8], out: &mut Vec<u8>) {
     let mut escaped = String::with_capacity(bytes.len() + 16);
     for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
+        let mut chars = chunk.valid().chars().peekable();
+        while let Some(c) = chars.next() {
             match c {
+                '<' if matches!(chars.peek(), Some('/' | '!')) => escaped.push_str("\\u003c"),
                 '"' => escaped.push_str("\\\""),
                 '\\' => escaped.push_str("\\\\"),
                 '\n' => escaped.push_str("\\n"),
@@ -98,6 +101,13 @@ mod tests {
         assert_eq!(text_string(b"plain"), "plain");
         assert_eq!(text_string(b"\x1b[31m\n\xff\\"), "\\u{1b}[31m\\n\\xff\\\\");
         assert_eq!(text_string("é\u{9b}\u{202e}".as_bytes()), "é\\u{9b}\\u{202e}");
+    }
+
+    #[test]
+    fn json_can_stand_in_a_page() {
+        assert_eq!(json_of(b"a<b></script><!--"), r#""a<b>\u003c/script>\u003c!--""#);
+        let parsed: String = serde_json::from_str(&json_of(b"</script><!-- <<!")).unwrap();
+        assert_eq!(parsed, "</script><!-- <<!");
     }
 
     proptest! {
