@@ -3,7 +3,6 @@
 import glob
 import os
 import re
-import resource
 import signal
 import statistics
 import subprocess
