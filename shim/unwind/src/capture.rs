@@ -3,7 +3,7 @@
 
 use crate::learn::Learned;
 use crate::machine::{Machine, Regs};
-use crate::memo::{Kind, Memo};
+use crate::memo::{Kind, Memo, Place};
 use crate::memory::{StackBounds, StackMemory};
 use crate::module::ModuleSet;
 use crate::rule::{self, Rule};
@@ -172,22 +172,23 @@ impl Capturer {
     }
 
     /// Gives the last capture's stack a number, by which [`lookup`](Self::lookup)
-    /// knows it from now on. Nothing is remembered of a capture that can't be
-    /// told by the stack alone (one that left the stack's bounds, say).
+    /// knows it from now on; whether it does. Nothing is remembered of a capture
+    /// that can't be told by the stack alone (one that left the stack's bounds,
+    /// say), nor at the first visit where stacks hardly ever come again.
     ///
     /// `tag` belongs to the question, so that one stack can have a number for each.
-    pub fn remember(&mut self, id: u32, tag: u32) {
-        let last = &self.last;
-        if last.may_be_remembered {
-            let [even, odd] = &self.traces;
-            let trace = if self.turn { odd } else { even };
-            if trace.describe(&mut self.slots).is_some() {
-                let kind = last.kind.tagged(tag);
-                let callers = trace.callers().take(CALLERS).fold(0, mix);
-                self.memo.remember(last.generation, kind, &last.regs, callers, &self.slots, id);
-            }
-            self.last.may_be_remembered = false;
+    pub fn remember(&mut self, id: u32, tag: u32) -> bool {
+        let last = &mut self.last;
+        if !std::mem::take(&mut last.may_be_remembered) {
+            return false;
         }
+        let [even, odd] = &self.traces;
+        let trace = if self.turn { odd } else { even };
+        let kind = last.kind.tagged(tag);
+        let place = Place::of(&last.regs, kind, trace.callers().take(CALLERS).fold(0, mix));
+        self.memo.admits(place)
+            && trace.describe(&mut self.slots).is_some()
+            && self.memo.remember(last.generation, kind, &last.regs, place, &self.slots, id)
     }
 
     /// The number of the stack that a capture of this kind would take, where it

@@ -38,6 +38,10 @@ pub(crate) const NODES: usize = 512;
 pub(crate) const LEAVES: usize = 256;
 /// Bytes of slot values and offsets, written round and round.
 pub(crate) const ARENA: usize = 40960;
+/// After so many stacks that were remembered in vain, it takes two visits.
+const PATIENCE: u8 = 64;
+/// How many visits are known.
+const SEEN: usize = 256;
 /// How often a tree of marks is mended before it is left as it is.
 const LESSONS: usize = 8;
 
@@ -101,6 +105,10 @@ pub(crate) struct Memo {
     examples: [[Cell<u16>; 2]; NODES],
     /// Counts what was replaced.
     replaced: Cell<usize>,
+    /// Stacks that were remembered since one of them came again.
+    vain: Cell<u8>,
+    /// Tags of stacks that weren't remembered.
+    seen: [u32; SEEN],
     generation: u64,
 }
 
@@ -164,7 +172,7 @@ pub(crate) struct Entry {
 
 /// Where a start's entries are, and a first test of whether one is its own.
 #[derive(Clone, Copy)]
-struct Place {
+pub(crate) struct Place {
     set: usize,
     tag: u32,
 }
@@ -172,7 +180,7 @@ struct Place {
 impl Place {
     /// `caller`: something that tells callers of one function apart.
     #[inline(always)]
-    fn of(regs: &Regs, kind: Kind, caller: u64) -> Place {
+    pub(crate) fn of(regs: &Regs, kind: Kind, caller: u64) -> Place {
         let mixed = regs.ip ^ regs.sp.rotate_left(20) ^ caller.rotate_left(41) ^ kind.0.rotate_left(57);
         // 2^64 divided by the golden ratio.
         let hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -230,6 +238,7 @@ impl Memo {
                 let n = set.wrapping_mul(WAYS).wrapping_add(ways.trailing_zeros() as usize);
                 let entry = self.entries.get(n)?;
                 if self.is(entry, kind, stack, regs) {
+                    self.vain.set(0);
                     self.teach(n, kind, stack, regs);
                     return Some(entry.id);
                 }
@@ -343,19 +352,30 @@ impl Memo {
         }
     }
 
-    /// Remembers a walk under a number. Whatever can't be remembered isn't.
+    /// Whether to remember a stack: where a good many were remembered and none
+    /// of them came again, only one that comes for the second time is.
+    pub(crate) fn admits(&mut self, place: Place) -> bool {
+        let vain = self.vain.get_mut();
+        *vain = vain.saturating_add(1);
+        if *vain < PATIENCE {
+            return true;
+        }
+        let Some(seen) = self.seen.get_mut(place.tag as usize / 2 % SEEN) else { return true };
+        std::mem::replace(seen, place.tag) == place.tag
+    }
+
+    /// Remembers a walk under a number, where there is room for it.
     pub(crate) fn remember(
         &mut self,
         generation: u64,
         kind: Kind,
         regs: &Regs,
-        caller: u64,
+        place: Place,
         slots: &Slots,
         id: u32,
-    ) {
+    ) -> bool {
         self.follow(generation);
-        let Some(mut entry) = self.write(slots) else { return };
-        let place = Place::of(regs, kind, caller);
+        let Some(mut entry) = self.write(slots) else { return false };
         let (set, way) = self.oldest(place);
         (entry.ip, entry.sp, entry.bp) = (regs.ip, regs.sp, regs.bp);
         (entry.kind, entry.id) = (kind, id);
@@ -366,6 +386,7 @@ impl Memo {
         if let Some(slot) = self.tags.get_mut(set).and_then(|s| s.get_mut(way)) {
             *slot = place.tag;
         }
+        true
     }
 
     /// Where a new entry goes: in the sets where a lookup would come by, the

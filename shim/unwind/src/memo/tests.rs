@@ -91,7 +91,10 @@ impl Scene {
         }
         match self.memo.search(1, KIND, &bounds, &regs, caller) {
             Some(id) => assert_eq!(id, n as u32),
-            None => self.memo.remember(1, KIND, &regs, caller, &slots(&self.stacks[n]), n as u32),
+            None => {
+                let place = Place::of(&regs, KIND, caller);
+                assert!(self.memo.remember(1, KIND, &regs, place, &slots(&self.stacks[n]), n as u32));
+            }
         }
         false
     }
@@ -138,4 +141,21 @@ fn another_generation_forgets() {
     assert_eq!(scene.memo.lookup(2, KIND, &bounds, &regs), None);
     scene.memo.follow(2);
     assert_eq!(scene.memo.lookup(2, KIND, &bounds, &regs), None);
+}
+
+#[test]
+fn what_never_comes_again_is_remembered_at_its_second_visit() {
+    let mut scene = Scene::new(2, 4);
+    let mixed = |caller: u64| caller.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    let place = |caller| Place::of(&Regs { ip: 1, ..Regs::default() }, KIND, mixed(caller));
+    for caller in 1..u64::from(PATIENCE) {
+        assert!(scene.memo.admits(place(caller)));
+    }
+    assert!(!scene.memo.admits(place(500)));
+    assert!(!scene.memo.admits(place(501)));
+    assert!(scene.memo.admits(place(500)), "the second visit");
+    // One that does come again: others are worth it, too.
+    scene.visit(0);
+    scene.visit(0);
+    assert!(scene.memo.admits(place(502)));
 }
