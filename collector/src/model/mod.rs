@@ -8,6 +8,7 @@
 mod callbacks;
 mod cursor;
 mod event;
+mod mapped;
 mod merge;
 mod process;
 mod store;

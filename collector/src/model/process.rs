@@ -10,6 +10,7 @@ use traceshim_ring::read::{Module, Piece, ProcessInfo, Tables};
 use traceshim_ring::record::{Head, Origin, Record, kind, records};
 
 use super::event::{Body, Event};
+use super::mapped::Mapped;
 use super::store::Store;
 use super::timeline::Timeline;
 
@@ -70,8 +71,7 @@ pub(crate) struct Process {
     by_uid: HashMap<u32, u32>,
     /// The moments at which modules came or went, ascending.
     module_changes: Vec<u64>,
-    /// Modules' places in `tables.modules()`, by start address.
-    modules_by_start: Vec<u32>,
+    mapped: Mapped,
 }
 
 /// What the ring itself doesn't say of its process.
@@ -228,8 +228,7 @@ impl Indexer {
             modules.iter().flat_map(|m| [m.load_ticks, m.unload_ticks]).filter(|&t| t != 0).collect();
         module_changes.sort_unstable();
         module_changes.dedup();
-        let mut modules_by_start: Vec<u32> = (0..modules.len() as u32).collect();
-        modules_by_start.sort_by_key(|&m| modules[m as usize].start);
+        let mapped = Mapped::new(modules);
         Process {
             id: 0,
             info,
@@ -244,7 +243,7 @@ impl Indexer {
             pieces: self.pieces,
             by_uid,
             module_changes,
-            modules_by_start,
+            mapped,
         }
     }
 }
@@ -308,22 +307,8 @@ impl Process {
     /// place in `tables.modules()`.
     pub(crate) fn module_at(&self, address: u64, ticks: u64) -> Option<(u32, &Module)> {
         let modules = self.tables.modules();
-        let by_start = &self.modules_by_start;
-        let after = by_start.partition_point(|&m| modules[m as usize].start <= address);
-        let covers = |&m: &u32| modules.get(m as usize).is_some_and(|m| address < m.end);
-        // Modules don't overlap, except in time.
-        let mut candidates = by_start[..after].iter().rev().take(64).copied().filter(covers);
-        let mapped = |m: &Module| m.load_ticks <= ticks && (m.unload_ticks == 0 || ticks < m.unload_ticks);
-        let first = candidates.next()?;
-        let mut others = candidates.chain([first]);
-        if let Some(m) = others.clone().find(|&m| mapped(&modules[m as usize])) {
-            return Some((m, &modules[m as usize]));
-        }
-        // The shim may notice a module only after its first event. Where no
-        // other was ever there, and it hadn't gone yet, it is the one.
-        let only = others.next().filter(|_| others.next().is_none())?;
-        let module = &modules[only as usize];
-        (ticks < module.load_ticks).then_some((only, module))
+        let at = self.mapped.at(modules, address, ticks)?;
+        Some((at, modules.get(at as usize)?))
     }
 
     /// A module that was at `address` at some time: the last one, if there were
