@@ -169,7 +169,7 @@ fails_open() {
 all=(
     founding nested storm names parallel tables register abi wide
     cxxhost unwind-ways annotate annotate-cxx forker
-    loader shapes versions
+    loader opener shapes versions churn
     early spin
     signals
     killed fails_open

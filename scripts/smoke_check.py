@@ -432,6 +432,38 @@ def shapes(check):
     })
 
 
+def opener(check):
+    # Which there must be, c/opener/expected.txt says, and the output is the same as without the shim.
+    logs = check.of("log")
+    check.expect("logs", len(logs), wanted=37)
+    check.callbacks({"host_called": {"return": len(logs) - 1}})
+    by_host = [event["message"] for event in logs if bare(event["stack"][1].get("symbol")) == "errors"]
+    check.expect("not from a library", by_host, wanted=["an error is waiting"])
+    check.births({("c", "deep_thread"): 2})
+    for message, wanted in {
+        "two constructor": ("constructor",), "rpath opens": ("branch_run", "use", "main"),
+        "early opens": ("branch_run",), "deep by name": ("deep_run", "use", "main"),
+    }.items():
+        for event in check.of("log", message=message):
+            check.stack(f"log {message}", event, "host_called", *wanted)
+
+
+def churn(check):
+    # Each opener opens one library a hundred times, and another that often and half as often again inside a callback.
+    opened = 2 * (100 + 100 + 50)
+    check.callbacks({
+        "host_from_leaf": {"return": 2 * opened + (opened - 2 * 50)},
+        "host_opens": {"return": 2 * 50},
+        "host_steady": {"return": 2 * 20000 + 20},
+    })
+    check.expect("processes that called back", len({event["pid"] for event in check.of("callback_enter")}), wanted=21)
+    leaves = [event for event in check.of("callback_enter", function="host_from_leaf")]
+    frames = collections.Counter(bare(event["stack"][1].get("symbol")) for event in leaves)
+    check.expect("callers", dict(frames), wanted={"constructor": opened, "leaf_run": opened - 100, "destructor": opened})
+    statuses = collections.Counter(event["stack_status"] for event in leaves)
+    check.expect("their stacks", dict(statuses), wanted={"complete": len(leaves)})
+
+
 def versions(check):
     # Six clients, opened twice; the executable; dlsym and dlvsym, three times each.
     check.callbacks({"version": {"return": 12 + 1 + 6}, "which": {"return": 2 * 4}})
@@ -516,7 +548,7 @@ CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
     "register": register, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
-    "forker": forker, "loader": loader, "shapes": shapes, "versions": versions, "early": early, "signals": signals, "spin": spin,
+    "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals, "spin": spin,
 }
 
 

@@ -137,6 +137,62 @@ pub const PARTS: &[Part] = &[
     part("versions", "versions-none.so", "client.c", &[], &[]),
     part("versions", "versions-shadow.so", "client.c", &["-DOWN"], &["libversions.so"]),
     part("versions", "versions-symbolic.so", "client.c", &["-DOWN", "-Wl,-Bsymbolic"], &["libversions.so"]),
+    part("opener", "opener-one/opener-leaf.so", "leaf.c", &["-DNAME=\"one\""], &[]),
+    part("opener", "opener-two/opener-leaf.so", "leaf.c", &["-DNAME=\"two\""], &[]),
+    part(
+        "opener",
+        "opener-rpath.so",
+        "branch.c",
+        &[
+            "-DNAME=\"rpath\"",
+            "-DLEAVES=\"opener-leaf.so\",\"$ORIGIN/opener-two/opener-leaf.so\"",
+            "-Wl,--disable-new-dtags,-rpath,$ORIGIN/opener-one",
+        ],
+        &[],
+    ),
+    part(
+        "opener",
+        "opener-runpath.so",
+        "branch.c",
+        &[
+            "-DNAME=\"runpath\"",
+            "-DLEAVES=\"opener-leaf.so\",\"$ORIGIN/opener-one/opener-leaf.so\"",
+            "-Wl,--enable-new-dtags,-rpath,$ORIGIN/opener-two",
+        ],
+        &[],
+    ),
+    part(
+        "opener",
+        "opener-nowhere.so",
+        "branch.c",
+        &["-DNAME=\"nowhere\"", "-DLEAVES=\"opener-leaf.so\""],
+        &[],
+    ),
+    part(
+        "opener",
+        "opener-early.so",
+        "branch.c",
+        &[
+            "-DNAME=\"early\"",
+            "-DLEAVES=\"opener-leaf.so\"",
+            "-DFROM_CONSTRUCTOR",
+            "-Wl,--enable-new-dtags,-rpath,$ORIGIN/opener-one",
+        ],
+        &[],
+    ),
+    part(
+        "opener",
+        "opener-needs.so",
+        "leaf.c",
+        &["-DNAME=\"needs\"", "-Wl,-rpath,$ORIGIN/opener-two,--no-as-needed"],
+        &["opener-two/opener-leaf.so"],
+    ),
+    part("opener", "opener-deep.so", "deep.c", &[], &[]),
+    part("opener", "opener-apart.so", "apart.c", &[], &[]),
+    part("churn", "churn-a.so", "leaf.c", &["-DSIZE=32"], &[]),
+    part("churn", "churn-b.so", "leaf.c", &["-DSIZE=200", "-Wl,-z,now"], &[]),
+    part("churn", "churn-c.so", "leaf.c", &["-DSIZE=64", "-fno-plt", "-Wl,--build-id=none"], &[]),
+    part("churn", "churn-d.so", "leaf.c", &["-DSIZE=100", "-Wl,--build-id=none"], &[]),
 ];
 
 /// In the order in which a reader would want to meet them.
@@ -157,6 +213,8 @@ pub const FIXTURES: &[Fixture] = &[
     plain("forker"),
     plain("loader"),
     plain("shapes"),
+    plain("opener"),
+    plain("churn"),
     // With the hash table of the System V ABI alone.
     Fixture {
         name: "versions",
