@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use traceshim_ring::file::RingFile;
-use traceshim_ring::layout::{self, CHUNK_BYTES, RING_MAX_BYTES};
+use traceshim_ring::layout::{self, CHUNK_BYTES, CHUNK_HEADER_WORDS, LEDGER_WORDS, RING_MAX_BYTES, Table};
 use traceshim_ring::read::{Piece, Tables, process_info};
 use traceshim_ring::session;
 
@@ -204,10 +204,9 @@ impl Inputs {
             self.parts.push(Part { life, ..Part::default() });
             self.parts.len() - 1
         });
-        // Of several copies the one made last knows how the process ended.
-        let ended = |words: &[u64]| words.get(layout::header::ENDED).is_some_and(|&e| e != 0);
-        if !ended(&self.parts[number].header) || ended(&header) {
-            self.parts[number].header = header;
+        let part = &mut self.parts[number];
+        if header_age(&header) >= header_age(&part.header) {
+            part.header = header;
         }
         Ok(number)
     }
@@ -230,14 +229,36 @@ impl Inputs {
 }
 
 impl Part {
-    /// Keeps a page, or the fuller one of two copies.
+    /// Keeps a page, or the later one of two copies, whichever is read first.
     fn page(&mut self, chunk: u32, tag: u8, words: Vec<u64>) {
         const CHUNKS_MAX: u32 = (RING_MAX_BYTES / CHUNK_BYTES as u64) as u32;
-        let used = |words: &[u64]| words.iter().rposition(|&w| w != 0).map_or(0, |last| last + 1);
-        let fuller = self.pages.get(&chunk).is_none_or(|(_, old)| used(&words) >= used(old));
-        if chunk < CHUNKS_MAX && fuller {
+        let later = self
+            .pages
+            .get(&chunk)
+            .is_none_or(|(old_tag, old)| *old_tag != tag || page_age(tag, &words) >= page_age(tag, old));
+        if chunk < CHUNKS_MAX && later {
             self.pages.insert(chunk, (tag, words));
         }
+    }
+}
+
+/// Of two copies of a header, the later one has the greater age: all that is
+/// compared only ever grows.
+fn header_age(words: &[u64]) -> [u64; 7] {
+    use layout::header::*;
+    [ENDED, NEXT_SEQ, CLAIM_CURSOR, FREED_EPOCH, OTHER_LOSSES, REENTERED, TABLE_FULL]
+        .map(|at| words.get(at).copied().unwrap_or(0))
+}
+
+/// The same for a page: words become other than zero and stay so, and those of
+/// the ledger that count grow.
+fn page_age(tag: u8, words: &[u64]) -> u64 {
+    let words = words.get(CHUNK_HEADER_WORDS..).unwrap_or_default();
+    match tag == Table::Ledger.tag() {
+        true => {
+            words.chunks(LEDGER_WORDS).filter_map(|line| line.get(1)).fold(0, |sum, &n| sum.saturating_add(n))
+        }
+        false => words.iter().filter(|&&word| word != 0).count() as u64,
     }
 }
 
@@ -276,11 +297,12 @@ pub(crate) fn is_mapped(file: &RingFile, path: &Path, pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::merge;
+    use crate::model::{Body, merge};
     use crate::trace::TraceWriter;
     use proptest::prelude::*;
-    use traceshim_ring::layout::{CHUNK_WORDS, MAGIC, Table, VERSION, header};
+    use traceshim_ring::layout::{CHUNK_WORDS, MAGIC, VERSION, header};
     use traceshim_ring::read::process_info;
+    use traceshim_ring::record::kind;
 
     /// A header that is believed, with whatever else.
     fn header_of(mut words: Vec<u64>) -> Vec<u64> {
@@ -324,6 +346,41 @@ mod tests {
         fn words(&mut self, most: usize) -> Vec<u64> {
             let len = self.next() as usize % most;
             (0..len).map(|_| self.word()).collect()
+        }
+    }
+
+    #[test]
+    fn of_copies_the_one_made_last_counts_whichever_is_read_first() {
+        let exit = u64::from(kind::CALLBACK_EXIT) | 1 << 8;
+        let owner = [u64::from(kind::OWNER) | 6 << 8, 7 | 7 << 32, 1, 10, 0, 0];
+        let copy = |exits: usize, lost: u64, others: u64, name: &[u64]| {
+            let mut head = header_of(Vec::new());
+            head[header::OTHER_LOSSES] = others;
+            let mut bytes = Vec::new();
+            let mut writer = TraceWriter::new(&mut bytes).unwrap();
+            writer.header(0, &head).unwrap();
+            let page = |words: &[u64]| [&[0; CHUNK_HEADER_WORDS], words].concat();
+            writer.page(0, 1, Table::Ledger.tag(), &page(&[7, lost, 20, 30])).unwrap();
+            writer.page(0, 2, Table::Strings.tag(), &page(name)).unwrap();
+            let words = [&owner[..], &vec![exit; exits]].concat();
+            writer.piece(0, &Piece { chunk: 3, seq: 1, words, open: true }).unwrap();
+            bytes
+        };
+        let (early, late) = (copy(2, 5, 1, &[]), copy(3, 6, 2, &[3 | 1 << 32, 0x63_6261]));
+        for order in [[&early, &late], [&late, &early]] {
+            let mut inputs = Inputs::default();
+            for bytes in order {
+                inputs.add_trace(&bytes[..], None).unwrap();
+            }
+            let process = &inputs.finish().unwrap()[0];
+            let mut events = 0;
+            merge(std::slice::from_ref(process), |_, event| {
+                events += usize::from(matches!(event.body, Body::CallbackExit { .. }));
+                true
+            });
+            assert_eq!((events, process.lost()), (3, 8));
+            let at = (2 * CHUNK_BYTES + CHUNK_HEADER_WORDS * 8) / 16;
+            assert_eq!(process.tables.string(at as u32).as_deref(), Some(&b"abc"[..]));
         }
     }
 

@@ -98,8 +98,13 @@ pub(crate) struct Indexer {
 }
 
 impl Indexer {
-    /// Adds a piece; one of the same sequence number is replaced.
+    /// Adds a piece. Of two with the same sequence number the longer one counts:
+    /// a chunk only ever grows.
     pub(crate) fn add(&mut self, piece: &Piece, store: Store) {
+        let known = self.seqs.get(&piece.seq).and_then(|&number| self.pieces.get(number as usize)?.as_ref());
+        if known.is_some_and(|known| known.len() > piece.words.len()) {
+            return;
+        }
         self.retract(piece.seq);
         let number = self.pieces.len() as u32;
         self.seqs.insert(piece.seq, number);

@@ -23,6 +23,14 @@ pub(crate) enum Store {
 }
 
 impl Store {
+    /// How many words there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Store::Held(words) => words.len(),
+            Store::OnDisk { words, .. } => *words as usize,
+        }
+    }
+
     /// Copies the words from `from` up to `to` into `buffer`. What can't be read
     /// any more is missing from its end.
     pub(crate) fn load(&self, from: u32, to: u32, buffer: &mut Vec<u64>) {

@@ -12,11 +12,14 @@
 //!
 //! | kind | content, in `u64` words |
 //! |---|---|
-//! | 1 header | the ring's chunk 0; a later one replaces an earlier one |
-//! | 2 page | chunk number, low half, and its tag, high half; then the chunk's words up to the last that isn't zero (a reader puts the zeros back). A later one of the same chunk replaces an earlier one |
-//! | 3 piece | the chunk's sequence number; chunk number, low half, and 1 in the high half if the chunk was still open; then the records. A later one of the same sequence number replaces an earlier one |
+//! | 1 header | the ring's chunk 0 |
+//! | 2 page | chunk number, low half, and its tag, high half; then the chunk's words up to the last that isn't zero (a reader puts the zeros back) |
+//! | 3 piece | the chunk's sequence number; chunk number, low half, and 1 in the high half if the chunk was still open; then the records |
 //! | 4 retract | the sequence number of a piece that doesn't count: the program overwrote it, and counted it as lost, while it was copied |
 //! | 5 end | nothing: the process is gone and everything was taken |
+//!
+//! Of several copies of the same thing the one counts that was made last; they
+//! tell themselves which that is, since all of them only grow.
 //!
 //! Kinds are append-only, and a reader skips those that it doesn't know.
 
