@@ -122,11 +122,11 @@ everything_in() {
     done
 }
 
-# kill -9 at a random moment, with no collector.
+# kill -9 at a random moment: of the program, of its collector, of both.
 killed() {
-    title "spin, killed 50 times"
-    report "what was published is readable" python3 scripts/kill_check.py \
-        "$collector" "$target/release/libtraceshim.so" "$("$fixtures" path spin O2-fp)" 50
+    title "spin and its collector, killed 100 times each"
+    report "every event is there once, or counted as lost" scripts/kill_check.py \
+        "$collector" "$target/release/libtraceshim.so" "$("$fixtures" path spin O2-fp)" 100
 }
 
 # untraced WHAT WANTED NAME=VALUE...: a setting with which there can be no

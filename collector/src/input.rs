@@ -11,7 +11,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use traceshim_ring::file::RingFile;
 use traceshim_ring::layout::{self, CHUNK_BYTES, CHUNK_HEADER_WORDS, LEDGER_WORDS, RING_MAX_BYTES, Table};
-use traceshim_ring::read::{Piece, Tables, process_info};
+use traceshim_ring::read::{ChunkHead, Piece, Tables, process_info};
 use traceshim_ring::session;
 
 use crate::model::{Indexer, Life, Process, Store};
@@ -32,6 +32,10 @@ struct Part {
     header: Vec<u64>,
     pages: HashMap<u32, (u8, Vec<u64>)>,
     life: Life,
+    /// The chunks of the ring, where it is there.
+    heads: Vec<ChunkHead>,
+    /// What traces have of each chunk last.
+    drained: HashMap<u32, u64>,
 }
 
 /// Opens what the command line names; nothing: the default session directory.
@@ -157,6 +161,7 @@ impl Inputs {
             let store = Store::Held(piece.words.as_slice().into());
             part.index.add(&piece, store);
         }
+        part.heads = snapshot.heads;
         Ok(())
     }
 
@@ -182,6 +187,8 @@ impl Inputs {
                 Content::Piece(piece) => {
                     let store = store(&piece, block.content_offset, file);
                     part.index.add(&piece, store);
+                    let last = part.drained.entry(piece.chunk).or_default();
+                    *last = piece.seq.max(*last);
                 }
             }
         }
@@ -214,7 +221,8 @@ impl Inputs {
     /// What was opened, by the time at which the processes began.
     pub(crate) fn finish(self) -> Result<Vec<Process>> {
         let mut processes = Vec::with_capacity(self.parts.len());
-        for part in self.parts {
+        for mut part in self.parts {
+            part.take_back();
             let info = process_info(&part.header)?;
             let pages = part.pages.into_iter().map(|(chunk, (tag, words))| (chunk, tag, words));
             let tables = Tables::new(part.header, pages);
@@ -229,6 +237,18 @@ impl Inputs {
 }
 
 impl Part {
+    /// Forgets what a collector copied, and was killed before it noted that the
+    /// program had overwritten it, and counted it as lost, in the meantime.
+    fn take_back(&mut self) {
+        for head in &self.heads {
+            if let Some(&seq) = self.drained.get(&head.chunk)
+                && head.overwrote(seq)
+            {
+                self.index.retract(seq);
+            }
+        }
+    }
+
     /// Keeps a page, or the later one of two copies, whichever is read first.
     fn page(&mut self, chunk: u32, tag: u8, words: Vec<u64>) {
         const CHUNKS_MAX: u32 = (RING_MAX_BYTES / CHUNK_BYTES as u64) as u32;

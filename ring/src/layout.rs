@@ -31,6 +31,10 @@ pub const CHUNK_END_WORDS: usize = CHUNK_WORDS - 1;
 pub const CHUNK_COMMITTED: usize = 0;
 /// In a chunk's header: `seq << 8 | tag`.
 pub const CHUNK_STATE: usize = 1;
+/// In a chunk's header: bit 0 is set once the chunk was claimed again; the
+/// others are the sequence number of its last content that a collector gave
+/// back, 0 for none. What was there later and is gone was overwritten.
+pub const CHUNK_RETURNED: usize = 2;
 
 /// Header words. Those that threads change often have a cache line each.
 pub mod header {

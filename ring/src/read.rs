@@ -4,9 +4,9 @@
 //! trusted: the traced program may write anything into its ring, at any time.
 
 use crate::layout::{
-    CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_STATE, CHUNK_WORDS,
-    FLAG_OVERWRITE, FLAG_TSC, HOOK_WORDS, LEDGER_WORDS, MAGIC, MODULE_WORDS, NODE_WORDS, RING_MAX_BYTES, Ref,
-    STRING_MAX, Table, VERSION, header, tag,
+    CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_RETURNED, CHUNK_STATE,
+    CHUNK_WORDS, FLAG_OVERWRITE, FLAG_TSC, HOOK_WORDS, LEDGER_WORDS, MAGIC, MODULE_WORDS, NODE_WORDS,
+    RING_MAX_BYTES, Ref, STRING_MAX, Table, VERSION, header, tag,
 };
 use crate::record::StackRef;
 use crate::ring::state_parts;
@@ -162,6 +162,8 @@ pub struct Snapshot {
     pub tables: Tables,
     /// The records, by ascending `seq`.
     pub pieces: Vec<Piece>,
+    /// What the chunks' headers say.
+    pub heads: Vec<ChunkHead>,
     /// Where the file is shorter than what was written: its chunks, and those
     /// that there should be. The rest is readable all the same.
     pub cut: Option<(u32, u32)>,
@@ -254,6 +256,41 @@ pub fn read_chunk(source: &impl Source, chunk: u32) -> Option<Piece> {
     (state_parts(again[0]).0 == seq).then_some(Piece { chunk, seq, words, open: tag == tag::OPEN })
 }
 
+/// What a chunk's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkHead {
+    /// The chunk's place in the ring.
+    pub chunk: u32,
+    /// Names what is in it now.
+    pub seq: u64,
+    /// See [`tag`].
+    pub tag: u8,
+    /// The last content that a collector gave back, 0 for none; `None` where
+    /// the chunk doesn't say.
+    pub returned: Option<u64>,
+}
+
+impl ChunkHead {
+    /// Whether content `seq`, which was in this chunk, was overwritten, and so
+    /// counted as lost. Nobody knows while the chunk is changing hands.
+    pub fn overwrote(&self, seq: u64) -> bool {
+        self.tag != tag::CLAIMED && self.seq > seq && self.returned.is_some_and(|returned| returned < seq)
+    }
+}
+
+/// Copies the headers of the first `chunks` chunks, where they say anything.
+pub fn chunk_heads(source: &impl Source, chunks: u32) -> Vec<ChunkHead> {
+    let head = |chunk| {
+        // The state first: what it says of the chunk was written before it.
+        let mut words = [0; 2];
+        let at = chunk as usize * CHUNK_WORDS + CHUNK_STATE;
+        (source.copy(at, &mut words) == 2 && words[0] != 0).then_some(())?;
+        let ((seq, tag), returned) = (state_parts(words[0]), words[CHUNK_RETURNED - CHUNK_STATE]);
+        Some(ChunkHead { chunk, seq, tag, returned: (returned & 1 != 0).then_some(returned >> 1) })
+    };
+    (1..chunks).filter_map(head).collect()
+}
+
 /// Copies a ring as it is now.
 pub fn snapshot(source: &impl Source) -> Result<Snapshot, ReadError> {
     let head = header_words(source)?;
@@ -262,30 +299,23 @@ pub fn snapshot(source: &impl Source) -> Result<Snapshot, ReadError> {
     // Records before tables: whatever a record refers to was there before it.
     let mut pieces: Vec<Piece> = (1..readable).filter_map(|chunk| read_chunk(source, chunk)).collect();
     pieces.sort_by_key(|piece| piece.seq);
-    let pages = read_pages(source, readable);
+    let heads = chunk_heads(source, readable);
+    let pages = read_pages(source, &heads);
     let head = header_words(source)?;
     let process = process_info(&head)?;
     let cut = (source.chunks() < high_water).then_some((source.chunks(), high_water));
-    Ok(Snapshot { tables: Tables::new(head, pages), process, pieces, cut })
+    Ok(Snapshot { tables: Tables::new(head, pages), process, pieces, heads, cut })
 }
 
-/// Copies the table pages among the first `chunks` chunks: chunk number, tag
-/// and words of each.
-pub fn read_pages(source: &impl Source, chunks: u32) -> Vec<(u32, u8, Vec<u64>)> {
-    let mut pages = Vec::new();
-    for chunk in 1..chunks {
-        let base = chunk as usize * CHUNK_WORDS;
-        let mut state = [0];
-        source.copy(base + CHUNK_STATE, &mut state);
-        let (_, tag) = state_parts(state[0]);
-        if tag >= tag::TABLE {
-            let mut words = vec![0; CHUNK_WORDS];
-            let copied = source.copy(base, &mut words);
-            words.truncate(copied);
-            pages.push((chunk, tag, words));
-        }
-    }
-    pages
+/// Copies the chunks that are table pages: chunk number, tag and words of each.
+pub fn read_pages(source: &impl Source, heads: &[ChunkHead]) -> Vec<(u32, u8, Vec<u64>)> {
+    let page = |&ChunkHead { chunk, tag, .. }: &ChunkHead| {
+        let mut words = vec![0; CHUNK_WORDS];
+        let copied = source.copy(chunk as usize * CHUNK_WORDS, &mut words);
+        words.truncate(copied);
+        (chunk, tag, words)
+    };
+    heads.iter().filter(|head| head.tag >= tag::TABLE).map(page).collect()
 }
 
 impl Tables {

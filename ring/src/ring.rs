@@ -6,8 +6,8 @@
 //! so every place that is read from the ring is checked before it is used.
 
 use crate::layout::{
-    CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_STATE, CHUNK_WORDS, Ref, Table,
-    header, tag,
+    CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_RETURNED, CHUNK_STATE,
+    CHUNK_WORDS, Ref, Table, header, tag,
 };
 use crate::record::{BODY_MAX_WORDS, Head, Origin, kind, pair};
 use crate::sync::{AtomicU64, Ordering, Step, fence, order};
@@ -207,11 +207,12 @@ impl<'a> Ring<'a> {
         for i in 0..u64::from(places) {
             let chunk = from + (start.wrapping_add(i) % u64::from(places)) as u32;
             let base = chunk as usize * CHUNK_WORDS;
-            let Some((seq, tag)) = self.claim_one(base + CHUNK_STATE, overwrite) else { continue };
+            let Some((seq, seen)) = self.claim_one(base + CHUNK_STATE, overwrite) else { continue };
             // A reader that sees any of the new tenant's words must also see
             // that the state changed, and throw its copy away.
             fence(Ordering::Release);
-            if tag == tag::CLOSED {
+            self.say_what_was_there(base + CHUNK_RETURNED, seen);
+            if state_parts(seen).1 == tag::CLOSED {
                 self.account_overwritten(chunk);
             }
             let empty = base as u64 * 8 + CHUNK_HEADER_WORDS as u64 * 8;
@@ -224,9 +225,19 @@ impl<'a> Ring<'a> {
         None
     }
 
+    /// A collector that was killed may have kept a copy of what was here, and not
+    /// have come to note whether it gave it back or whether it is counted as lost.
+    fn say_what_was_there(&self, at: usize, seen: u64) {
+        match state_parts(seen) {
+            (0, _) => {}
+            (seq, tag::FREE) => self.store(at, seq << 1 | 1, Ordering::Relaxed),
+            _ => self.store(at, self.load(at, Ordering::Relaxed) | 1, Ordering::Relaxed),
+        }
+    }
+
     /// Tries for one chunk; who loses it to a collector that gives it back
     /// tries again, who loses it to another thread doesn't.
-    fn claim_one(&self, at: usize, overwrite: bool) -> Option<(u64, u8)> {
+    fn claim_one(&self, at: usize, overwrite: bool) -> Option<(u64, u64)> {
         loop {
             let seen = self.load(at, Ordering::Acquire);
             let (_, tag) = state_parts(seen);
@@ -235,7 +246,7 @@ impl<'a> Ring<'a> {
             }
             let seq = self.add(header::NEXT_SEQ, 1).wrapping_add(1);
             if self.cas(at, seen, state(seq, tag::CLAIMED), Ordering::AcqRel) {
-                return Some((seq, tag));
+                return Some((seq, seen));
             }
         }
     }
@@ -443,7 +454,7 @@ impl Ring<'_> {
     }
     /// The events that thread `uid` lost, by the ledger.
     pub fn lost_for_test(&self, uid: u32) -> u64 {
-        let pages = crate::read::read_pages(self, self.chunks);
+        let pages = crate::read::read_pages(self, &crate::read::chunk_heads(self, self.chunks));
         let mut header = vec![0; CHUNK_WORDS];
         crate::read::Source::copy(self, 0, &mut header);
         let mut lost = 0;

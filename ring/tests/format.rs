@@ -2,7 +2,8 @@
 #![cfg(not(loom))]
 
 use traceshim_ring::layout::{
-    CHUNK_COMMITTED, CHUNK_STATE, HOOK_WORDS, LEDGER_WORDS, MODULE_WORDS, NODE_WORDS, Table, header, tag,
+    CHUNK_COMMITTED, CHUNK_RETURNED, CHUNK_STATE, HOOK_WORDS, LEDGER_WORDS, MODULE_WORDS, NODE_WORDS, Table,
+    header, tag,
 };
 use traceshim_ring::record::kind;
 use traceshim_ring::stack::StackStatus;
@@ -34,7 +35,8 @@ macro_rules! named {
 
 #[test]
 fn chunks_and_tags() {
-    let expected = [(CHUNK_COMMITTED, "COMMITTED".to_owned()), (CHUNK_STATE, "STATE".to_owned())];
+    let names = [(CHUNK_COMMITTED, "COMMITTED"), (CHUNK_STATE, "STATE"), (CHUNK_RETURNED, "RETURNED")];
+    let expected = names.map(|(at, name)| (at, name.to_owned()));
     assert_eq!(numbers("chunk"), expected);
     assert_eq!(numbers("tags"), named!(tag: FREE OPEN CLOSED CLAIMED TABLE));
 }

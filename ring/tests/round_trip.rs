@@ -272,3 +272,38 @@ fn two_rings_of_one_process_have_two_names() {
     assert_ne!(a.path(), b.path());
     assert_eq!(traceshim_ring::session::ring_files(dir.path()).unwrap().len(), 2);
 }
+
+/// Two readers of the same chunk: one gives it back, the other one is killed
+/// after its copy, and the program overwrites it.
+#[test]
+fn a_chunk_says_whether_its_content_was_given_back_or_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = new_ring(dir.path(), 64 << 10, true);
+    let ring = map.ring().unwrap();
+    let (mut cursor, owner) = (Cursor::default(), owner(&ring, 5));
+    let mut n = 0;
+    let mut write = |events: u32| {
+        for _ in 0..events {
+            assert!(enter(&ring, &mut cursor, &owner, n));
+            n += 1;
+        }
+    };
+    write(2000);
+    let drain = Drain::open(map.path()).unwrap();
+    let (given_back, kept): (Vec<Piece>, Vec<Piece>) =
+        drain.closed().unwrap().into_iter().partition(|piece| piece.chunk % 2 == 0);
+    assert!(given_back.len() > 2 && kept.len() > 2);
+    assert!(given_back.iter().all(|piece| drain.confirm(piece)));
+    let head = |piece: &Piece| {
+        let heads = drain.snapshot().unwrap().heads;
+        heads.into_iter().find(|head| head.chunk == piece.chunk).unwrap()
+    };
+    assert!(given_back.iter().chain(&kept).all(|piece| !head(piece).overwrote(piece.seq)));
+    write(20_000);
+    for piece in given_back {
+        assert!(head(&piece).seq > piece.seq && !head(&piece).overwrote(piece.seq));
+    }
+    for piece in kept {
+        assert!(head(&piece).overwrote(piece.seq));
+    }
+}

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use traceshim_ring::drain::Drain;
 use traceshim_ring::layout::CHUNK_HEADER_WORDS;
-use traceshim_ring::read::{Piece, ProcessInfo, ReadError, Source, header_words, process_info, read_pages};
+use traceshim_ring::read::{
+    Piece, ProcessInfo, ReadError, Source, chunk_heads, header_words, process_info, read_pages,
+};
 use traceshim_ring::record::{Head, kind};
 
 use super::session::SessionDir;
@@ -207,7 +209,7 @@ impl Ring {
             out.next_number - 1
         });
         out.trace.header(number, &header)?;
-        for (chunk, tag, words) in read_pages(file, readable) {
+        for (chunk, tag, words) in read_pages(file, &chunk_heads(file, readable)) {
             // A page only ever changes by words that become other than zero,
             // and by modules that get the time of their unloading.
             let sum = words
