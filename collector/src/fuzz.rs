@@ -6,16 +6,17 @@
 //! the input that showed it.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use object::{Object, ObjectSection};
 use traceshim_ring::stamp::FileStamp;
 
 use crate::cli;
-use crate::launch::{Drainer, SessionDir, inspect_file};
+use crate::doctor;
+use crate::launch::{Drainer, SessionDir};
 use crate::symbols::{self, Identity, PerfMap, SymbolOptions, Symbolizer};
 
 /// A name, and what is tried with the bytes that a fuzzer makes.
@@ -154,12 +155,13 @@ fn demangle(bytes: &[u8]) {
     assert!(name.len() <= 64 * bytes.len() + 64, "a name that grows to {} bytes", name.len());
 }
 
-/// A program that is to be recorded.
+/// A program that is to be recorded, or a library of one.
 fn launch(bytes: &[u8]) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("program");
     std::fs::write(&path, bytes).expect("a file");
-    inspect_file(&path, 4);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("our own file");
+    doctor::look_at(&path);
 }
 
 #[cfg(test)]

@@ -6,11 +6,15 @@
 //! thing; `model` finds threads and events in them; `resolve` and `symbols`
 //! name stacks; `show` prints. `cli` holds a file for each command.
 //!
+//! `doctor` says of a program that doesn't run yet what would be traced;
+//! `presets` knows which functions of common libraries take callbacks.
+//!
 //! A library, so that a fuzzer can reach what a program can't be asked for.
 
 #![forbid(unsafe_code)]
 
 mod cli;
+mod doctor;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 mod histogram;

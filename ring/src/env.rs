@@ -181,6 +181,11 @@ pub struct Callbacks {
 }
 
 impl Callbacks {
+    /// Whether any function is to be hooked.
+    pub fn asks_for_any(&self) -> bool {
+        self.auto || !self.include.is_empty() || !self.inline.is_empty()
+    }
+
     /// Whether the exported function `name` is hooked in its callers' slots.
     pub fn selects(&self, name: &[u8]) -> bool {
         let any = |globs: &[Vec<u8>]| globs.iter().any(|glob| crate::glob::matches(glob, name));

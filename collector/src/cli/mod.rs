@@ -2,6 +2,7 @@
 
 mod args;
 mod diff;
+mod doctor;
 mod dump;
 mod filter;
 mod follow;
@@ -30,6 +31,7 @@ use args::ShowArgs;
     arg_required_else_help = true
 )]
 #[command(after_help = "Examples:
+  collector doctor -- ./app
   collector record -- ./app --its-own-options
   collector dump traceshim.trace
   collector dump --kind callback_enter --function 'host_*' --depth 8
@@ -52,6 +54,7 @@ enum Command {
     Stats(stats::StatsArgs),
     Follow(follow::FollowArgs),
     Diff(diff::DiffArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// The exit status of `--strict` where something is missing.
@@ -112,6 +115,7 @@ impl Cli {
             Command::Stats(args) => stats::run(args),
             Command::Follow(args) => follow::run(args),
             Command::Diff(args) => diff::run(args),
+            Command::Doctor(args) => doctor::run(args),
         }
     }
 }

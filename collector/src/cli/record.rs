@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
+use traceshim_ring::env::Config;
 
 use super::settings::Settings;
+use crate::doctor::{Program, Report};
 use crate::input;
-use crate::launch::{Counts, Drainer, Program, SessionDir, find, preload, why_untraced};
+use crate::launch::{Counts, Drainer, SessionDir, find, preload};
 use crate::model::Kind;
 use crate::resolve::Resolver;
 use crate::show::names::Names;
@@ -67,13 +70,14 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     if args.command.is_empty() {
         return Ok(super::usage_error(format_args!("record: no command was given")));
     }
-    if let Err(why) = args.settings.config() {
-        return Ok(super::usage_error(format_args!("{why}")));
-    }
+    let config = match args.settings.config() {
+        Ok(config) => config,
+        Err(why) => return Ok(super::usage_error(format_args!("{why}"))),
+    };
     let library = find()?;
     let preload = preload(&library, std::env::var_os("LD_PRELOAD"))?;
-    let program = Program::inspect(&args.command[0]);
-    if let Program::Untraceable(why) = &program {
+    let program = Program::inspect(&args.command);
+    if let Some(why) = program.untraceable() {
         say(format_args!("{why}; it runs untraced"));
     }
     let to_stdout = args.output == Path::new("-");
@@ -105,6 +109,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     drop(drainer);
     signals.over.store(true, Ordering::Relaxed);
     summarize(&args, &program, counts, &session, to_stdout);
+    explain(&args, &config, &program, counts, to_stdout);
     Ok(exit_code(status))
 }
 
@@ -204,8 +209,12 @@ fn exit_code(status: ExitStatus) -> ExitCode {
 /// nothing.
 fn summarize(args: &RecordArgs, program: &Program, counts: Counts, session: &SessionDir, to_stdout: bool) {
     if counts.events == 0 && counts.lost == 0 {
-        let why = why_untraced(program, counts.processes > 0);
-        say(format_args!("nothing was recorded: {why}"));
+        let nothing = "no thread was made, no callback was called, and nothing was logged";
+        match program.untraceable() {
+            Some(why) => say(format_args!("nothing was recorded: {why}")),
+            None if counts.processes > 0 => say(format_args!("nothing was recorded: {nothing}")),
+            None => say(format_args!("nothing was recorded: {nothing}, unless the shim said why above")),
+        }
     } else {
         let Counts { processes, events, callbacks, births, lost, .. } = counts;
         say(format_args!(
@@ -228,6 +237,30 @@ fn summarize(args: &RecordArgs, program: &Program, counts: Counts, session: &Ses
             plural(left, "ring is", "rings are"),
             session.path().display()
         ));
+    }
+}
+
+/// Tells why there is no callback, where that can be told beforehand, too.
+fn explain(args: &RecordArgs, config: &Config, program: &Program, counts: Counts, to_stdout: bool) {
+    if counts.callbacks > 0 || program.untraceable().is_some() || !config.callbacks.asks_for_any() {
+        return;
+    }
+    // What ran in the end: a shell starts other programs.
+    let mut ran: Vec<OsString> = match to_stdout {
+        true => Vec::new(),
+        false => input::open(std::slice::from_ref(&args.output))
+            .map(|processes| processes.iter().map(|p| OsString::from_vec(p.exe())).collect())
+            .unwrap_or_default(),
+    };
+    ran.sort();
+    ran.dedup();
+    let report = match ran.as_slice() {
+        [] => Report::examine(config, &args.command, &[]),
+        [one] => Report::examine(config, std::slice::from_ref(one), &[]),
+        _ => return,
+    };
+    if let Some(why) = report.why_no_callback() {
+        say(format_args!("no callback was seen: {why}"));
     }
 }
 

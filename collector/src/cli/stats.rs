@@ -18,7 +18,7 @@ use crate::show::fields::Sink;
 use crate::show::names::Names;
 use crate::show::stacks::percent;
 use crate::show::time::duration_string;
-use crate::show::{JsonSink, say};
+use crate::show::{list, object, say};
 use crate::stats::{CallbackStats, ProcessStats};
 use traceshim_ring::read::Loss;
 
@@ -267,33 +267,4 @@ fn write_json(
     });
     line.push(b'\n');
     out.write_all(&line)
-}
-
-/// An object whose fields `fill` appends, each with a comma before it.
-fn object(out: &mut Vec<u8>, fill: impl FnOnce(&mut JsonSink<'_>)) {
-    let at = out.len();
-    fill(&mut JsonSink(out));
-    match out.get_mut(at) {
-        Some(comma) => *comma = b'{',
-        None => out.push(b'{'),
-    }
-    out.push(b'}');
-}
-
-/// A field with a list of objects.
-fn list<T>(
-    sink: &mut JsonSink<'_>,
-    key: &'static str,
-    items: impl IntoIterator<Item = T>,
-    mut fill: impl FnMut(&mut JsonSink<'_>, T),
-) {
-    sink.key(key);
-    sink.0.push(b'[');
-    for (i, item) in items.into_iter().enumerate() {
-        if i > 0 {
-            sink.0.push(b',');
-        }
-        object(sink.0, |sink| fill(sink, item));
-    }
-    sink.0.push(b']');
 }

@@ -231,7 +231,11 @@ impl Ring {
         let snapshot = self.drain.snapshot()?;
         let lost = snapshot.tables.losses().iter().map(|loss| loss.count);
         out.counts.lost = lost.fold(out.counts.lost, u64::saturating_add);
-        if self.number.is_some() || !snapshot.pieces.is_empty() || !snapshot.tables.losses().is_empty() {
+        // A program that recorded nothing but its own start removes its ring at
+        // its end; whether it was open here by then is chance.
+        let removed = !self.path.exists() && snapshot.pieces.iter().all(|piece| heads(piece).all(is_start));
+        let holds_any = !snapshot.pieces.is_empty() || !snapshot.tables.losses().is_empty();
+        if self.number.is_some() || holds_any && !removed {
             let number = self.write_tables(out)?;
             for piece in &snapshot.pieces {
                 out.trace.piece(number, piece)?;
@@ -250,15 +254,27 @@ impl Ring {
     }
 }
 
+/// The heads of a piece's records.
+fn heads(piece: &Piece) -> impl Iterator<Item = Head> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let head = Head::of(*piece.words.get(at)?);
+        at += usize::from(head.len).max(1);
+        Some(head)
+    })
+}
+
+/// Whether a record is what every process leaves.
+fn is_start(head: Head) -> bool {
+    !head.is_event() || matches!(head.kind, kind::THREAD_START | kind::MODULE_LOAD | kind::MODULE_UNLOAD)
+}
+
 impl Counts {
     fn add(&mut self, piece: &Piece) {
-        let mut at = 0;
-        while let Some(&word) = piece.words.get(at) {
-            let head = Head::of(word);
+        for head in heads(piece) {
             self.events += u64::from(head.is_event());
             self.callbacks += u64::from(head.kind == kind::CALLBACK_ENTER);
             self.births += u64::from(head.kind == kind::THREAD_BIRTH);
-            at += usize::from(head.len).max(1);
         }
     }
 }

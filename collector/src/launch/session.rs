@@ -62,7 +62,7 @@ impl SessionDir {
 
 /// Where session directories are made: as the user says, else in memory if
 /// there is such a place, for a ring on a disk is written back all the time.
-fn parent() -> PathBuf {
+pub(crate) fn parent() -> PathBuf {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
     absolute("TRACESHIM_DIR").or_else(|| absolute("XDG_RUNTIME_DIR")).unwrap_or_else(std::env::temp_dir)
 }

@@ -151,3 +151,32 @@ pub(crate) fn push_hex(out: &mut Vec<u8>, value: u64) {
     // Writing to a vector can't fail.
     let _ = write!(out, "{value:#x}");
 }
+
+/// An object whose fields `fill` appends, each with a comma before it.
+pub(crate) fn object(out: &mut Vec<u8>, fill: impl FnOnce(&mut JsonSink<'_>)) {
+    let at = out.len();
+    fill(&mut JsonSink(out));
+    match out.get_mut(at) {
+        Some(comma) => *comma = b'{',
+        None => out.push(b'{'),
+    }
+    out.push(b'}');
+}
+
+/// A field with a list of objects.
+pub(crate) fn list<T>(
+    sink: &mut JsonSink<'_>,
+    key: &'static str,
+    items: impl IntoIterator<Item = T>,
+    mut fill: impl FnMut(&mut JsonSink<'_>, T),
+) {
+    sink.key(key);
+    sink.0.push(b'[');
+    for (i, item) in items.into_iter().enumerate() {
+        if i > 0 {
+            sink.0.push(b',');
+        }
+        object(sink.0, |sink| fill(sink, item));
+    }
+    sink.0.push(b']');
+}

@@ -16,7 +16,7 @@ use std::fmt::Arguments;
 use std::io::Write;
 
 use crate::model::{Event, Process};
-pub(crate) use json::{JsonPrinter, JsonSink};
+pub(crate) use json::{JsonPrinter, list, object};
 use names::Names;
 use stacks::StackCache;
 pub(crate) use text::TextPrinter;

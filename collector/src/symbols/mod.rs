@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 #[cfg(any(fuzzing, test))]
 pub(crate) use debugdata::expand;
 pub(crate) use demangle::{name, utf8};
+pub(crate) use file::contents;
 pub(crate) use image::Identity;
 use image::{Image, ImageError};
 pub(crate) use perf_map::PerfMap;

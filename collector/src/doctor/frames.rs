@@ -1,0 +1,38 @@
+//! Whether code keeps frame pointers, by its unwind tables.
+
+use addr2line::gimli::{
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection, X86_64,
+};
+use object::{Object, ObjectSection};
+
+/// How many functions are looked at.
+const ENOUGH: usize = 20_000;
+
+/// Of the functions with a frame, the share in percent that sets up rbp as its
+/// frame pointer; `None` where there is none to ask about.
+pub(crate) fn share_with_frame_pointer(data: &[u8]) -> Option<u32> {
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(data).ok()?;
+    let section = file.section_by_name(".eh_frame")?;
+    let bytes = section.uncompressed_data().ok()?;
+    let eh_frame = EhFrame::new(&bytes, LittleEndian);
+    let bases = BaseAddresses::default().set_eh_frame(section.address());
+    let mut context = UnwindContext::new();
+    let (mut with_frame, mut with_pointer) = (0u32, 0u32);
+    let mut entries = eh_frame.entries(&bases);
+    for _ in 0..ENOUGH {
+        let Ok(Some(entry)) = entries.next() else { break };
+        let CieOrFde::Fde(partial) = entry else { continue };
+        let Ok(fde) = partial.parse(EhFrame::cie_from_offset) else { continue };
+        let Ok(mut rows) = fde.rows(&eh_frame, &bases, &mut context) else { continue };
+        let (mut frame, mut pointer) = (false, false);
+        while let Ok(Some(row)) = rows.next_row() {
+            if let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() {
+                frame |= register != X86_64::RSP || offset > 16;
+                pointer |= register == X86_64::RBP && offset == 16;
+            }
+        }
+        with_frame += u32::from(frame || pointer);
+        with_pointer += u32::from(pointer);
+    }
+    (with_pointer * 100).checked_div(with_frame)
+}

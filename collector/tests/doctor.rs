@@ -1,0 +1,406 @@
+//! `doctor`: what it says beforehand, and that it is so.
+
+mod common;
+mod traced;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::skip;
+use serde_json::Value;
+use traced::{fixture, library, preloaded};
+use traceshim_ring::file::RingFile;
+
+/// Flag sets that differ in how slots look and when they are filled.
+const FLAG_SETS: [&str; 5] = ["O0-fp", "O2-nofp", "O2-fp-noplt", "O2-fp-now", "O2-fp-nopie"];
+
+fn doctor(dir: &Path, options: &[&str], command: &[&Path]) -> Command {
+    let mut collector = Command::new(env!("CARGO_BIN_EXE_collector"));
+    collector.args(["doctor", "--format", "json"]).args(options).arg("--").args(command);
+    collector.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir).env_remove("ASAN_OPTIONS");
+    collector.current_dir(dir);
+    collector
+}
+
+/// The report, and the exit status.
+fn report(command: &mut Command) -> (Value, i32) {
+    let output = command.output().expect("the collector runs");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text} {stderr}"));
+    (value, output.status.code().expect("an exit status"))
+}
+
+fn examine(dir: &Path, options: &[&str], program: &Path) -> (Value, i32) {
+    report(&mut doctor(dir, options, &[program]))
+}
+
+fn functions(report: &Value, list: &str) -> BTreeSet<String> {
+    let all = report[list].as_array().expect("a list");
+    all.iter().map(|hook| hook["function"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// What is said of this weight about this topic, with the advice.
+fn said(report: &Value, severity: &str, about: &str) -> String {
+    let all = report["findings"].as_array().expect("a list").iter();
+    let found = all.filter(|finding| finding["severity"] == severity && finding["about"] == about);
+    found.map(|finding| format!("{} [{}]", finding["what"], finding["advice"])).collect()
+}
+
+/// A blocker and the status for it.
+fn blocked(report: &(Value, i32), about: &str, what: &str) {
+    let text = said(&report.0, "blocker", about);
+    assert!(text.contains(what), "{what}: {}", report.0);
+    assert_eq!((report.1, report.0["verdict"].as_str()), (2, Some("untraceable")));
+}
+
+/// A limit and the status for it.
+fn limited(report: &(Value, i32), about: &str, what: &str) {
+    let text = said(&report.0, "limit", about);
+    assert!(text.contains(what), "{what}: {}", report.0);
+    assert_eq!((report.1, report.0["verdict"].as_str()), (1, Some("limited")));
+}
+
+fn full(report: &(Value, i32)) {
+    assert_eq!((report.1, report.0["verdict"].as_str()), (0, Some("full")), "{}", report.0);
+}
+
+/// Compiles with these flags; where that fails there is no such compiler.
+fn compiled(compiler: &str, dir: &Path, name: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
+    std::fs::write(dir.join("source.c"), source).unwrap();
+    let mut command = Command::new(compiler);
+    command.args(["-O2", "-o", name, "source.c"]).args(flags).current_dir(dir);
+    match command.output() {
+        Ok(output) if output.status.success() => Some(dir.join(name)),
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            skip(name, &format!("{compiler}: {error}"));
+            None
+        }
+    }
+}
+
+fn gcc(dir: &Path, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    compiled("gcc", dir, name, source, flags).expect("gcc")
+}
+
+/// A program with a library that calls it back, as -rdynamic or not. The library
+/// leaves a file behind when it is run.
+fn program(dir: &Path, flags: &[&str]) -> PathBuf {
+    let ran = dir.join("ran").display().to_string();
+    let library = format!(
+        "#include <stdio.h>\nextern int called(int) __attribute__((weak));\n\
+         __attribute__((constructor)) static void start(void) {{ fclose(fopen(\"{ran}\", \"w\")); }}\n\
+         int lib(void) {{ return called ? called(1) : 0; }}\n"
+    );
+    gcc(dir, "liblib.so", &library, &["-fPIC", "-shared"]);
+    let source = "int lib(void); int called(int x) { return x; } int main(void) { return lib() & 2; }\n";
+    let mut all = vec!["-L.", "-llib", "-Wl,-rpath,$ORIGIN"];
+    all.extend_from_slice(flags);
+    gcc(dir, "app", source, &all)
+}
+
+/// The names of the functions that were hooked in a run with the shim alone.
+fn hooked(program: &Path) -> BTreeSet<String> {
+    let dir = tempfile::tempdir().unwrap();
+    // One takes more on the stack than is copied for any.
+    let output =
+        preloaded(program, dir.path()).env("TRACESHIM_STACK_WORDS", "host_wide*:300").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let tables = RingFile::open(&entry.unwrap().path()).unwrap().snapshot().unwrap().tables;
+        let hooks = (0..).map_while(|number| tables.hook(number));
+        // Without a name: a pointer that the program itself wrapped.
+        let named = hooks.filter_map(|hook| tables.string(hook.name)).filter(|name| !name.is_empty());
+        names.extend(named.map(|name| String::from_utf8(name).unwrap()));
+    }
+    names
+}
+
+#[test]
+fn what_it_predicts_is_what_is_hooked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut any = 0;
+    for known in c_fixtures::FIXTURES.iter().filter(|known| known.name != "spin") {
+        for flags in FLAG_SETS {
+            let program = fixture(known.name, flags);
+            let plugin = |file: &str| format!("--plugin={}", program.with_file_name(file).display());
+            let parts = c_fixtures::table::PARTS.iter().filter(|part| part.fixture == known.name);
+            let mut plugins: Vec<String> = parts.map(|part| plugin(part.file)).collect();
+            if known.name == "loader" {
+                plugins.extend(["loader-plugin-a.so", "loader-plugin-b.so"].map(plugin));
+            }
+            let options: Vec<&str> = plugins.iter().map(String::as_str).collect();
+            let (report, _) = examine(dir.path(), &options, &program);
+            let mut predicted = functions(&report, "hooks");
+            any += predicted.len();
+            // What looks names up does so in these programs.
+            predicted.append(&mut functions(&report, "may_be_looked_up"));
+            assert_eq!(predicted, hooked(&program), "{} {flags}: {report}", known.name);
+        }
+    }
+    assert!(any > 100, "{any}");
+}
+
+#[test]
+fn a_program_that_exports_what_its_library_calls_is_traced_wholly_and_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = program(dir.path(), &["-rdynamic"]);
+    let found = examine(dir.path(), &[], &app);
+    full(&found);
+    assert_eq!(functions(&found.0, "hooks"), BTreeSet::from(["called".to_owned()]));
+    let hook = &found.0["hooks"][0];
+    assert_eq!(
+        (hook["module"].as_str(), hook["callers"][0]["module"].as_str()),
+        (Some("app"), Some("liblib.so"))
+    );
+    assert!(!dir.path().join("ran").exists());
+
+    let excluded = examine(dir.path(), &["--callbacks", "!called"], &app);
+    assert_eq!(functions(&excluded.0, "left_alone"), BTreeSet::from(["called".to_owned()]));
+    limited(&excluded, "hooks", "calls any of its");
+    full(&examine(dir.path(), &["--callbacks", "none"], &app));
+    assert_eq!(excluded.0["hooks"].as_array().unwrap().len(), 0);
+    let other = examine(dir.path(), &["--host", "nothing*"], &app);
+    limited(&other, "host", "no module is the host");
+    // The library is the host: the program is what calls it.
+    let turned = examine(dir.path(), &["--host", "liblib.so"], &app);
+    assert_eq!(functions(&turned.0, "hooks"), BTreeSet::from(["lib".to_owned()]));
+}
+
+#[test]
+fn programs_that_cannot_be_traced_are_told_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = "int main(void) { return 0; }\n";
+    let check = |name: &str, about: &str, what: &str| {
+        blocked(&examine(dir.path(), &[], Path::new(name)), about, what)
+    };
+    gcc(dir.path(), "static", main, &["-static"]);
+    check("./static", "program", "statically linked");
+    gcc(dir.path(), "static-pie", main, &["-static-pie"]);
+    check("./static-pie", "program", "statically linked");
+    if compiled("musl-gcc", dir.path(), "musl", main, &[]).is_some() {
+        check("./musl", "program", "uses musl");
+    }
+    let app = gcc(dir.path(), "app", main, &[]);
+    let changed = |name: &str, at: usize, byte: u8| {
+        let mut content = std::fs::read(&app).unwrap();
+        content[at] = byte;
+        std::fs::write(dir.path().join(name), content).unwrap();
+        std::fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    changed("32-bit", 4, 1);
+    check("./32-bit", "program", "not a 64-bit program");
+    changed("arm", 18, 183);
+    check("./arm", "program", "another processor");
+    std::fs::set_permissions(&app, PermissionsExt::from_mode(0o644)).unwrap();
+    check("./app", "program", "not executable");
+    check("./absent", "program", "./absent: no such program");
+    check("no-such-command", "program", "no such program");
+    gcc(dir.path(), "asan", main, &["-fsanitize=address"]);
+    check("./asan", "sanitizer", "libasan.so");
+    let mut with_option = doctor(dir.path(), &[], &[Path::new("./asan")]);
+    let allowed = report(with_option.env("ASAN_OPTIONS", "verify_asan_link_order=0"));
+    assert_eq!(said(&allowed.0, "blocker", "sanitizer"), "");
+    gcc(dir.path(), "libgone.so", "int gone(void) { return 0; }\n", &["-fPIC", "-shared"]);
+    gcc(dir.path(), "lacks", "int gone(void); int main(void) { return gone(); }\n", &["-L.", "-lgone"]);
+    check("./lacks", "libraries", "libgone.so");
+}
+
+/// As root, who is asked by no set-uid bit of its own; so as somebody else.
+#[test]
+fn raised_privileges_are_told_to_whom_they_are_raised() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let collector = dir.path().join("collector");
+    std::fs::copy(env!("CARGO_BIN_EXE_collector"), &collector).unwrap();
+    std::fs::copy(library(), dir.path().join("libtraceshim.so")).unwrap();
+    let as_nobody = |program: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&collector);
+        command.args(["doctor", "--format", "json", "--", program]).current_dir(dir.path());
+        command.env("TRACESHIM_DIR", dir.path()).env_remove("TRACESHIM_LIBRARY");
+        command
+    };
+    if !as_nobody("true").output().is_ok_and(|output| output.status.code().is_some_and(|code| code < 2)) {
+        // Needs root, which no package gives.
+        eprintln!("skipped: set-uid programs and capabilities: can't become another user here");
+        return;
+    }
+    let app = gcc(dir.path(), "app", "int main(void) { return 0; }\n", &[]);
+    std::fs::set_permissions(&app, PermissionsExt::from_mode(0o4755)).unwrap();
+    blocked(&report(&mut as_nobody("./app")), "program", "set-uid or set-gid");
+    // Of our own it raises nothing.
+    assert_eq!(said(&examine(dir.path(), &[], &app).0, "blocker", "program"), "");
+    std::fs::set_permissions(&app, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut capability = [0u8; 20];
+    // VFS_CAP_REVISION_2, effective; CAP_NET_RAW permitted.
+    (capability[0], capability[3], capability[5]) = (1, 2, 0x20);
+    match rustix::fs::setxattr(&app, "security.capability", &capability, rustix::fs::XattrFlags::empty()) {
+        Ok(()) => blocked(&report(&mut as_nobody("./app")), "program", "has capabilities"),
+        Err(error) => eprintln!("skipped: capabilities: {error}"),
+    }
+}
+
+#[test]
+fn scripts_lead_to_their_interpreter() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    std::fs::write(&script, "#!/usr/bin/env -S sh -e\n").unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let (found, _) = examine(dir.path(), &[], Path::new("./script"));
+    assert!(found["program"].as_str().unwrap().ends_with("/sh"), "{found}");
+    let via: Vec<_> =
+        found["via"].as_array().unwrap().iter().map(|step| step["path"].as_str().unwrap()).collect();
+    assert_eq!(via, ["./script", "/usr/bin/env"]);
+}
+
+#[test]
+fn limits_of_programs_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = "#include <stdlib.h>\nint main(int n, char **v) { qsort(v, n, 8, (void *)main); return 0; }\n";
+    let app = gcc(dir.path(), "app", main, &[]);
+    let found = examine(dir.path(), &[], &app);
+    limited(&found, "exports", "-rdynamic");
+    limited(&found, "pointers", "handed to qsort aren't seen");
+    assert!(said(&found.0, "limit", "pointers").contains("--callback-preset libc"));
+    let wrapped = examine(dir.path(), &["--callback-preset", "libc"], &app);
+    let rows = wrapped.0["wrapped"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["function"] == "qsort").unwrap();
+    assert_eq!((&row["caller"], &row["arguments"][0]["argument"]), (&Value::from("app"), &Value::from(4)));
+    assert_eq!(said(&wrapped.0, "limit", "pointers"), "");
+    let idle = examine(dir.path(), &["--callback-arg", "no_such_function:1"], &app);
+    limited(&idle, "pointers", "no module calls no_such_function");
+
+    let exporting = gcc(
+        dir.path(),
+        "exporting",
+        "int f(void) { return 1; } int main(void) { return 0; }\n",
+        &["-rdynamic"],
+    );
+    limited(&examine(dir.path(), &[], &exporting), "hooks", "no library that exporting is linked with");
+    let bare = gcc(
+        dir.path(),
+        "libbare.so",
+        "int b(void) { return 1; }\n",
+        &["-fPIC", "-shared", "-Wl,--no-eh-frame-hdr"],
+    );
+    let plugin = format!("--plugin={}", bare.display());
+    limited(&examine(dir.path(), &[&plugin], &app), "unwind", "libbare.so has no unwind tables");
+
+    // A plugin that wants what the program has, but doesn't export.
+    let source = "int hidden(void) { return 1; } int main(void) { return 0; }\n";
+    let hiding = gcc(dir.path(), "hiding", source, &[]);
+    let wants = gcc(
+        dir.path(),
+        "libwants.so",
+        "int hidden(void); int w(void) { return hidden(); }\n",
+        &["-fPIC", "-shared"],
+    );
+    let plugin = format!("--plugin={}", wants.display());
+    limited(&examine(dir.path(), &[&plugin], &hiding), "exports", "hiding has hidden, which C wants");
+    let mut preloading = doctor(dir.path(), &[], &[&app]);
+    limited(&report(preloading.env("LD_PRELOAD", "/no/such.so")), "libraries", "/no/such.so");
+}
+
+#[test]
+fn allocators_that_a_host_brings_along_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "#include <stdlib.h>\nvoid *lib(void) { return malloc(1); }\n";
+    gcc(dir.path(), "liballocates.so", source, &["-fPIC", "-shared"]);
+    let source = "static char heap[64]; void *malloc(unsigned long n) { return n < 64 ? heap : 0; }\n\
+                  void *lib(void); int main(void) { return lib() == 0; }\n";
+    let flags = ["-rdynamic", "-fno-builtin", "-L.", "-lallocates", "-Wl,-rpath,$ORIGIN"];
+    let app = gcc(dir.path(), "app", source, &flags);
+    let found = examine(dir.path(), &[], &app);
+    assert_eq!(functions(&found.0, "left_alone"), BTreeSet::from(["malloc".to_owned()]));
+    let named = examine(dir.path(), &["--callbacks", "malloc"], &app);
+    assert_eq!(functions(&named.0, "hooks"), BTreeSet::from(["malloc".to_owned()]));
+}
+
+#[test]
+fn this_machine_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = report(&mut doctor(dir.path(), &[], &[]));
+    full(&found);
+    assert!(said(&found.0, "note", "privileges").contains("no privileges are needed"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut in_file = doctor(dir.path(), &[], &[]);
+    blocked(&report(in_file.env("TRACESHIM_DIR", &file)), "session", "file");
+    let mut without_shim = doctor(dir.path(), &[], &[]);
+    blocked(&report(without_shim.env("TRACESHIM_LIBRARY", "/no/lib.so")), "shim", "/no/lib.so");
+    let huge = report(&mut doctor(dir.path(), &["--ring-size", "16G"], &[]));
+    let free = huge.0["free_bytes"].as_u64().unwrap();
+    match free < 16 << 30 {
+        true => blocked(&huge, "space", "16.0 GB"),
+        false => assert_ne!(said(&huge.0, "note", "space").is_empty(), free < 128 << 30),
+    }
+    let collector = env!("CARGO_BIN_EXE_collector");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 1000; exec \"$0\" doctor --format json --ring-size 64M", collector]);
+    limited.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir.path());
+    blocked(&report(&mut limited), "limits", "RLIMIT_FSIZE");
+}
+
+#[test]
+fn bad_options_are_usage_errors() {
+    for args in [&["--callbacks", "a,,b"][..], &["--ring-size", "1"], &["--callback-preset", "nothing"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_collector")).arg("doctor").args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn people_are_told_in_sentences() {
+    let program = fixture("founding", "O2-fp");
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_collector"));
+    command.arg("doctor").arg("--").arg(&program);
+    command.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir.path());
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("host       founding: "), "{text}");
+    assert!(text.contains("  host_called_from_c         libfounding.so  JUMP_SLOT\n"), "{text}");
+    assert!(text.ends_with("\nEverything would be traced.\n"), "{text}");
+}
+
+fn recorded(dir: &Path, command: &[&str]) -> Output {
+    let mut collector = Command::new(env!("CARGO_BIN_EXE_collector"));
+    collector.args(["record", "--"]).args(command).current_dir(dir);
+    collector.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir).output().unwrap()
+}
+
+#[test]
+fn record_says_why_there_is_no_callback() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "#include <pthread.h>\nstatic void *f(void *p) { return p; }\n\
+                  int main(int n, char **v) { (void)v; pthread_t t; if (n > 1 && !pthread_create(&t, 0, f, 0)) \
+                  pthread_join(t, 0); return 7; }\n";
+    gcc(dir.path(), "app", source, &["-pthread"]);
+    for (command, nothing) in [(&["./app"][..], true), (&["./app", "thread"], false)] {
+        let output = recorded(dir.path(), command);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(7), "{stderr}");
+        let why = "no callback was seen: app exports no function: nothing of it can be called back by name; \
+                   link it with -rdynamic (-Wl,--export-dynamic)\n";
+        assert!(stderr.contains(why), "{stderr}");
+        assert_eq!(stderr.contains("nothing was recorded: "), nothing, "{stderr}");
+    }
+    // A shell that starts a program isn't asked itself.
+    let output = recorded(dir.path(), &["sh", "-c", "exec ./app thread"]);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("no callback was seen: app exports no function")
+    );
+
+    let founding = fixture("founding", "O2-fp");
+    let output = recorded(dir.path(), &[founding.to_str().unwrap()]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("no callback was seen"));
+}
