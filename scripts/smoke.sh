@@ -166,6 +166,15 @@ fails_open() {
     fi
 }
 
+# What isn't traced is said in words.
+says_what_is_apart() {
+    local program
+    program=$("$fixtures" path opener O2-fp)
+    preloaded TRACESHIM_DIR="$scratch/session" TRACESHIM_LOG=info "$program"
+    report "opener: says that a namespace isn't traced" \
+        grep -qF 'opener-apart.so" goes into a namespace of its own, in which nothing is traced' "$scratch/traced.err"
+}
+
 all=(
     founding nested storm names parallel tables register abi wide
     cxxhost unwind-ways annotate annotate-cxx forker
@@ -189,6 +198,10 @@ for fixture in "${rest[@]}"; do
         everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie
         ;;
     killed | fails_open) "$fixture" ;;
+    opener)
+        everything_in opener O2-fp O0-nofp
+        says_what_is_apart
+        ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;
     esac

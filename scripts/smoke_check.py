@@ -435,7 +435,7 @@ def shapes(check):
 def opener(check):
     # Which there must be, c/opener/expected.txt says, and the output is the same as without the shim.
     logs = check.of("log")
-    check.expect("logs", len(logs), wanted=37)
+    check.expect("logs", len(logs), wanted=41)
     check.callbacks({"host_called": {"return": len(logs) - 1}})
     by_host = [event["message"] for event in logs if bare(event["stack"][1].get("symbol")) == "errors"]
     check.expect("not from a library", by_host, wanted=["an error is waiting"])

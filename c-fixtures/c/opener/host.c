@@ -124,6 +124,13 @@ FRAME void apart(void)
     *(void **)&run = dlsym(library, "apart_run");
     CHECK(run);
     printf("in a namespace %d\n", run(add));
+    /* A library goes unseen, and comes back where it was. */
+    int (*close)(void *) = NULL;
+    *(void **)&close = dlsym(library, "apart_close");
+    CHECK(close);
+    CHECK(close(open_library(beside("opener-two/opener-leaf.so"), RTLD_NOW)) == 0);
+    void *again = open_library(beside("opener-two/opener-leaf.so"), RTLD_NOW);
+    CHECK(again && dlclose(again) == 0);
     CHECK(dlclose(library) == 0);
     library = dlmopen(LM_ID_BASE, beside("opener-one/opener-leaf.so"), RTLD_NOW);
     CHECK(library && dlclose(library) == 0);
