@@ -51,12 +51,40 @@ record() {
         )
         ;;
     versions) options+=(--host libversions.so) ;;
+    inline) options+=(--callbacks "$(inline_functions)") ;;
     esac
     TRACESHIM_STACK_WORDS="host_wide*:300" "$collector" record "${options[@]}" -o "$trace" -- "$program" \
         >"$scratch/traced.out" 2>"$scratch/traced.err" </dev/null || status=$?
     report "$1 $2 $3: same output and exit status ($status) as without the shim" \
         same_run "$status" "$plain_status"
     grep -v '^ *$' "$scratch/traced.err" | sed 's/^/        | /' || true
+}
+
+# Those that are named in full are refused aloud.
+inline_functions() {
+    local refused
+    echo -n 'inline:patched_*'
+    for refused in "${!refusals[@]}"; do
+        echo -n ",inline:$refused"
+    done
+}
+
+declare -A refusals=(
+    [refused_back]="it jumps back to its first instructions"
+    [refused_start]="it jumps back to its first instructions"
+    [refused_call]="it begins with a call"
+    [refused_double]="another symbol is among its first instructions"
+    [refused_close]="it is shorter than a jump"
+)
+
+# What the last run said about them, and nothing else.
+refused_aloud() {
+    local refused
+    for refused in "${!refusals[@]}"; do
+        grep -qxF "traceshim: inline:$refused: its entry can't be patched: ${refusals[$refused]}" "$scratch/traced.err" ||
+            return
+    done
+    [[ $(grep -c '^traceshim: ' "$scratch/traced.err") == "${#refusals[@]}" ]]
 }
 
 same_run() {
@@ -176,7 +204,7 @@ says_what_is_apart() {
 }
 
 all=(
-    founding nested storm names parallel tables register abi wide
+    founding nested storm names parallel tables register inline abi wide
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin
@@ -201,6 +229,12 @@ for fixture in "${rest[@]}"; do
     opener)
         everything_in opener O2-fp O0-nofp
         says_what_is_apart
+        ;;
+    inline)
+        for flags in O0-fp O2-nofp O2-fp-nopie; do
+            everything_in inline "$flags"
+            report "inline $flags: what can't be patched is said, with the reason" refused_aloud
+        done
         ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;

@@ -275,6 +275,28 @@ def register(check):
                  holds=stack[0] == "by_value" and "main" in stack and any("qsort" in str(name) for name in stack))
 
 
+def inline(check):
+    once = ("short", "relative", "many", "tail")
+    check.callbacks({
+        "patched_plain": {"return": 3},
+        "patched_recursive": {"return": 4},
+        "patched_jumped": {"unwound": 5},
+        "patched_on_threads": {"return": 4000},
+        "patched_branch": {"return": 2},
+        "patched_ret": {"return": 2},
+        "patched_loop_count": {"return": 2},
+        **{f"patched_{name}": {"return": 1} for name in once},
+    })
+    depths = [event["depth"] for event in check.of("callback_enter", function="patched_recursive")]
+    check.expect("depths of patched_recursive", depths, wanted=[1, 2, 3, 4])
+    callers = {"patched_plain": ["keeps_values", "main"], "patched_many": ["calls_many", "main"]}
+    callers |= {f"patched_{name}": ["main"] for name in ("short", "ret", "relative", "branch", "jumped")}
+    for function, frames in callers.items():
+        check.stack(f"callback_enter {function}", check.of("callback_enter", function=function)[0], function, *frames)
+    stacks = {key: count for key, count in check.tops("callback_enter", 2).items() if "on_threads" in key[0]}
+    check.expect("stacks on threads", stacks, wanted={("patched_on_threads < on_thread", "complete"): 4000})
+
+
 def abi(check):
     # host_m256 and host_m256_none only where the processor has AVX.
     enters = collections.Counter(event["function"] for event in check.of("callback_enter"))
@@ -546,7 +568,7 @@ def spin(check):
 
 CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
-    "register": register, "abi": abi, "wide": wide,
+    "register": register, "inline": inline, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
     "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals, "spin": spin,
 }

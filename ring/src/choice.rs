@@ -78,6 +78,15 @@ pub fn is_wanted(config: &Config, name: &[u8]) -> bool {
     config.callbacks.selects(name) && (!is_allocator(name) || named())
 }
 
+/// Whether the host's function of this name, exported or not, is patched at its
+/// entry.
+pub fn is_wanted_inline(config: &Config, name: &[u8]) -> bool {
+    let any = |globs: &[Vec<u8>]| globs.iter().any(|glob| glob::matches(glob, name));
+    let callbacks = &config.callbacks;
+    let named = || callbacks.inline.iter().any(|glob| glob == name);
+    any(&callbacks.inline) && !any(&callbacks.exclude) && (!is_allocator(name) || named())
+}
+
 /// Whether it allocates or frees memory: `malloc` and its family, C++'s
 /// `operator new` and `delete`.
 pub fn is_allocator(name: &[u8]) -> bool {
@@ -129,6 +138,15 @@ mod tests {
         assert!(is_host_function(&named, b"/opt/app", b"on_row"));
         assert!(!is_host_function(&named, b"/opt/app", b"off_row"));
         assert!(is_host_function(&named, b"/lib/libengine.so", b"off_row"));
+    }
+
+    #[test]
+    fn entries_are_patched_where_inline_names_them() {
+        let inline = config("TRACESHIM_CALLBACKS", "inline:host_*,!host_hot,inline:free,g");
+        assert!(is_wanted_inline(&inline, b"host_f") && is_wanted_inline(&inline, b"free"));
+        assert!(!is_wanted_inline(&inline, b"host_hot") && !is_wanted_inline(&inline, b"g"));
+        let globs = config("TRACESHIM_CALLBACKS", "inline:*");
+        assert!(is_wanted_inline(&globs, b"f") && !is_wanted_inline(&globs, b"malloc"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::modules::{self, Kind, Loaded, Registry};
 use crate::recording::{Recording, inside};
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
-use crate::{loader, real, registration, say, scope, slots};
+use crate::{loader, patch, real, registration, say, scope, slots};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,8 @@ use traceshim_ring::table::ModuleEntry;
 struct Hook {
     address: u64,
     name: Vec<u8>,
+    /// Whether its entry leads to the trampoline: then nothing else needs to.
+    patched: bool,
 }
 
 #[derive(Debug, Default)]
@@ -46,11 +48,17 @@ pub(crate) fn entry(hook: u16) -> Option<u64> {
 /// A trampoline that passes on to `target`, the same one each time; `None`
 /// where there are no more.
 pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u64> {
+    arch::stub(number(tracer, target, name)?)
+}
+
+/// The same as the number of a hook.
+pub(crate) fn number(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u16> {
     let mut hooks = HOOKS.lock();
     if let Some(&n) = hooks.by_address.get(&target)
-        && (name.is_empty() || hooks.all.get(usize::from(n)).is_some_and(|hook| hook.name == name))
+        && let Some(hook) = hooks.all.get(usize::from(n))
+        && (name.is_empty() || hook.patched || hook.name == name)
     {
-        return arch::stub(n);
+        return Some(n);
     }
     let n = u16::try_from(hooks.all.len()).ok().filter(|&n| usize::from(n) < arch::STUBS);
     let Some(n) = n else {
@@ -65,14 +73,35 @@ pub(crate) fn trampoline(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u6
     if !tracer.ring.hook(n, target, name) {
         return None;
     }
-    hooks.all.push(Hook { address: target, name: name.to_vec() });
+    hooks.all.push(Hook { address: target, name: name.to_vec(), patched: false });
     hooks.by_address.insert(target, n);
     ENTRIES[usize::from(n)].store(target, Ordering::Relaxed);
+    pass_on(tracer, n, name, target);
+    Some(n)
+}
+
+fn pass_on(tracer: &Tracer, n: u16, name: &[u8], target: u64) {
     match tracer.config.stack_words_of(name) {
         Some(words) => arch::retarget_wide(n, target, words),
         None => arch::retarget(n, target),
     }
-    arch::stub(n)
+}
+
+/// Has the trampolines of the function at `address` pass on to `copy`, since its
+/// entry leads to one of them; or to the function itself again.
+pub(crate) fn set_patched(tracer: &Tracer, address: u64, copy: Option<u64>) {
+    let mut hooks = HOOKS.lock();
+    for (n, hook) in hooks.all.iter_mut().enumerate().filter(|(_, hook)| hook.address == address) {
+        hook.patched = copy.is_some();
+        pass_on(tracer, n as u16, &hook.name, copy.unwrap_or(address));
+    }
+}
+
+/// Whether every call of the function at `address` passes through a trampoline.
+pub(crate) fn is_patched(address: u64) -> bool {
+    let hooks = HOOKS.lock();
+    let hook = hooks.by_address.get(&address).and_then(|&n| hooks.all.get(usize::from(n)));
+    hook.is_some_and(|hook| hook.patched)
 }
 
 /// The function that a trampoline or a registrar stands for, or else `address`.
@@ -91,7 +120,7 @@ pub(crate) fn stand_in(tracer: &Tracer, name: &CStr, found: u64, asks: Kind) -> 
     if !matches!(asks, Kind::CSide | Kind::Forwarder) || !choice::is_wanted(tracer.config, name.to_bytes()) {
         return None;
     }
-    is_host_function(tracer, &modules::registry(), name, found)
+    (!is_patched(found) && is_host_function(tracer, &modules::registry(), name, found))
         .then(|| trampoline(tracer, found, name.to_bytes()))?
 }
 
@@ -208,12 +237,15 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
             }
         }
     }
+    let is_new = |module: &Loaded| !module.hooked && ready.is(module);
+    patch::entries(tracer, registry, &is_new, &[]);
     for module in registry.modules.iter_mut().filter(|module| ready.is(module)) {
         module.hooked = true;
     }
     for (i, import, what) in plan {
         let Some(module) = registry.modules.get(i) else { continue };
         let stub = match what {
+            Plan::Trace(target) if is_patched(target) => continue,
             Plan::Trace(target) => trampoline(tracer, target, import.name.to_bytes()),
             Plan::Register(target, arguments) => registration::registrar(target, arguments),
             Plan::Interpose(entry) => Some(entry),

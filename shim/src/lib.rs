@@ -29,6 +29,7 @@ mod hooks;
 mod loader;
 mod lock;
 mod modules;
+mod patch;
 mod real;
 mod recording;
 mod registration;

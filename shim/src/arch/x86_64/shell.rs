@@ -1,0 +1,126 @@
+//! The shell: stands between a patched function's entry and its trampoline.
+//!
+//! Trampolines clobber what any function may. But who calls a function through
+//! no slot may be compiled together with it: compilers then keep values in
+//! registers that this one function happens to leave alone (gcc's `-fipa-ra`),
+//! and leave the stack unaligned where it doesn't matter to it. So the shell
+//! puts every such register back, and aligns the stack.
+//!
+//! ```text
+//!   caller's stack arguments     rbp + 16 ...
+//!   return address to the caller rbp + 8
+//!   caller's rbp                 rbp
+//!   caller's r11                 rbp - 8, from the thunk
+//!   registers                    rbp - 112
+//!   copied stack arguments       rsp = rbp - 368
+//! ```
+//!
+//! 368 + 16 is a multiple of 64: over-aligned stack arguments keep their
+//! alignment.
+#![allow(unsafe_code)]
+
+use crate::state::ThreadState;
+use std::arch::naked_asm;
+use std::mem::offset_of;
+
+/// Words of stack arguments that are copied, as in trampolines.
+const STACK_WORDS: usize = 32;
+
+/// The shell's address. r11: the trampoline's stub.
+pub(crate) fn shell() -> u64 {
+    enter_shell as *const () as u64
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn enter_shell() {
+    naked_asm!(
+        ".cfi_startproc",
+        "endbr64",
+        "push rbp",
+        ".cfi_def_cfa_offset 16",
+        ".cfi_offset rbp, -16",
+        "mov rbp, rsp",
+        ".cfi_def_cfa_register rbp",
+        "sub rsp, 368",
+        "and rsp, -16",
+        "mov [rbp - 16], rcx",
+        "mov [rbp - 24], rdi",
+        "mov [rbp - 32], rsi",
+        "mov [rbp - 40], r8",
+        "mov [rbp - 48], r9",
+        "mov [rbp - 56], r10",
+        "mov [rbp - 64], rax",
+        "mov [rbp - 72], r11",
+        "mov [rbp - 80], rdx",
+        // Trampolines copy through these two, and use no others.
+        "movups [rbp - 96], xmm9",
+        "movups [rbp - 112], xmm8",
+        // The caller's stack arguments, so far as there is stack to read: all
+        // of it is there on the thread's own, and within a page.
+        "lea rsi, [rbp + 16]",
+        "lea rdx, [rbp + 16 + {words} * 8 - 1]",
+        "mov rax, rdx",
+        "xor rax, rsi",
+        "test rax, -4096",
+        "jz 2f",
+        "mov rax, [rip + traceshim_thread@GOTTPOFF]",
+        "add rax, fs:[0]",
+        "cmp rsi, [rax + {lo}]",
+        "jb 1f",
+        "cmp rdx, [rax + {hi}]",
+        "jb 2f",
+        // Is the next page there? mincore says so without touching it.
+        "1:",
+        "mov rdi, rdx",
+        "and rdi, -4096",
+        "mov r8, rdi",
+        "mov esi, 1",
+        "mov rdx, rsp",
+        "mov eax, 27",
+        "syscall",
+        "test rax, rax",
+        "jns 2f",
+        "lea rsi, [rbp + 16]",
+        "mov rdi, rsp",
+        "mov rcx, r8",
+        "sub rcx, rsi",
+        "shr rcx, 3",
+        "rep movsq",
+        "jmp 3f",
+        "2:",
+        ".set traceshim_word, 0",
+        ".rept {words} / 2",
+        "movups xmm8, [rbp + 16 + traceshim_word]",
+        "movups [rsp + traceshim_word], xmm8",
+        ".set traceshim_word, traceshim_word + 16",
+        ".endr",
+        "movups xmm8, [rbp - 112]",
+        "3:",
+        "mov rcx, [rbp - 16]",
+        "mov rdi, [rbp - 24]",
+        "mov rsi, [rbp - 32]",
+        "mov r8, [rbp - 40]",
+        "mov rax, [rbp - 64]",
+        "mov r11, [rbp - 72]",
+        "mov rdx, [rbp - 80]",
+        "call r11",
+        // All but the results as before: a function that changes others has
+        // no caller that minds.
+        "mov rcx, [rbp - 16]",
+        "mov rdi, [rbp - 24]",
+        "mov rsi, [rbp - 32]",
+        "mov r8, [rbp - 40]",
+        "mov r9, [rbp - 48]",
+        "mov r10, [rbp - 56]",
+        "mov r11, [rbp - 8]",
+        "movups xmm9, [rbp - 96]",
+        "movups xmm8, [rbp - 112]",
+        "leave",
+        ".cfi_def_cfa rsp, 8",
+        "ret",
+        ".cfi_endproc",
+        words = const STACK_WORDS,
+        lo = const offset_of!(ThreadState, stack_lo),
+        hi = const offset_of!(ThreadState, stack_hi),
+    )
+}

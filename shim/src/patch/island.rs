@@ -1,0 +1,191 @@
+//! Memory near a module for what its patched functions need: a thunk that their
+//! entries jump to, and their first instructions, moved.
+//!
+//! A cell for each:
+//! ```text
+//!   0   what the thunk reads: the trampoline's stub, the shell, the module
+//!   64  the thunk
+//!   128 endbr64, the first instructions, and a jump to the rest
+//! ```
+//! The memory is written before it can be executed, and never again.
+#![allow(unsafe_code)]
+
+use super::prologue::Prologue;
+use super::refusal::Refusal;
+use crate::arch;
+use iced_x86::{
+    BlockEncoder, BlockEncoderOptions, Code, IcedError, Instruction, InstructionBlock, MemoryOperand,
+    Register,
+};
+use std::io::Error;
+use std::ops::Range;
+
+const CELL: u64 = 256;
+const THUNK: u64 = 64;
+const COPY: u64 = 128;
+/// How far away memory is looked for, in which steps, and how far from a
+/// module: some heaps begin right behind one.
+const REACH: u64 = 1 << 30;
+const STEP: u64 = 1 << 21;
+const GAP: u64 = 1 << 16;
+const PAGE: u64 = 4096;
+
+/// Which calls of a patched function go through its trampoline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Calls {
+    /// All of them. The caller may be compiled together with the function, and
+    /// so know which registers it leaves alone.
+    All,
+    /// Those from outside of this module, which the function is in.
+    From(Range<u64>),
+}
+
+/// Cells that are being written.
+#[derive(Debug)]
+pub(super) struct Island {
+    start: u64,
+    bytes: usize,
+}
+
+/// Where a patched function's entry goes on, and its trampoline.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cell {
+    pub(super) thunk: u64,
+    pub(super) copy: u64,
+}
+
+impl Island {
+    /// Maps room for `cells` near a module.
+    pub(super) fn near(module: &Range<u64>, cells: usize) -> Result<Island, Refusal> {
+        let bytes = (cells as u64 * CELL).next_multiple_of(PAGE);
+        let below = (module.start & !(PAGE - 1)).checked_sub(GAP + bytes);
+        let below = below
+            .into_iter()
+            .flat_map(|first| (0..REACH / STEP).map_while(move |n| first.checked_sub(n * STEP)));
+        let above = (module.end.next_multiple_of(PAGE) + GAP).checked_add(0);
+        let above = above.into_iter().flat_map(|first| (1..REACH / STEP).map(move |n| first + n * STEP));
+        for at in below.chain(above) {
+            match map_at(at, bytes as usize) {
+                Ok(Some(start)) => return Ok(Island { start, bytes: bytes as usize }),
+                Ok(None) => {}
+                Err(error) => return Err(Refusal::NoRoom(Some(error))),
+            }
+        }
+        Err(Refusal::NoRoom(None))
+    }
+
+    /// Writes cell `n`.
+    pub(super) fn fill(
+        &self,
+        n: usize,
+        prologue: &Prologue,
+        stub: u64,
+        calls: &Calls,
+    ) -> Result<Cell, Refusal> {
+        let at = self.start + n as u64 * CELL;
+        let cell = Cell { thunk: at + THUNK, copy: at + COPY };
+        let mut moved = prologue.instructions.clone();
+        if let Some(rest) = prologue.rest {
+            moved.push(Instruction::with_branch(Code::Jmp_rel32_64, rest).map_err(unmovable)?);
+        }
+        moved.insert(0, Instruction::with(Code::Endbr64));
+        let thunk = thunk(at, &cell, calls).map_err(unmovable)?;
+        let (thunk, moved) = (encode(&thunk, cell.thunk)?, encode(&moved, cell.copy)?);
+        if thunk.len() as u64 > COPY - THUNK || moved.len() as u64 > CELL - COPY {
+            return Err(Refusal::Unmovable);
+        }
+        let module = match calls {
+            Calls::All => 0..0,
+            Calls::From(module) => module.clone(),
+        };
+        let words = [stub, arch::shell(), module.start, module.end - module.start];
+        self.write(at, words.map(u64::to_le_bytes).as_flattened());
+        self.write(cell.thunk, &thunk);
+        self.write(cell.copy, &moved);
+        Ok(cell)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let offset = at.wrapping_sub(self.start) as usize;
+        if offset.saturating_add(bytes.len()) <= self.bytes {
+            // SAFETY: within the mapping, which nobody else knows yet.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
+        }
+    }
+
+    /// The cells are code from now on.
+    pub(super) fn finish(self) -> Result<(), Refusal> {
+        let access = libc::PROT_READ | libc::PROT_EXEC;
+        // SAFETY: our own mapping.
+        match unsafe { libc::mprotect(self.start as *mut libc::c_void, self.bytes, access) } {
+            0 => Ok(()),
+            _ => {
+                let error = Error::last_os_error();
+                // SAFETY: our own mapping, which nothing refers to.
+                unsafe { libc::munmap(self.start as *mut libc::c_void, self.bytes) };
+                Err(Refusal::NoRoom(Some(error)))
+            }
+        }
+    }
+}
+
+fn unmovable(_: IcedError) -> Refusal {
+    Refusal::Unmovable
+}
+
+/// Pages at `at`; `None` where something is there already.
+fn map_at(at: u64, bytes: usize) -> Result<Option<u64>, Error> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: takes no place that is in use.
+    let pages = unsafe { libc::mmap(at as *mut libc::c_void, bytes, access, kind, -1, 0) };
+    if pages == libc::MAP_FAILED {
+        let error = Error::last_os_error();
+        return match error.raw_os_error() {
+            // In use, or not for programs.
+            Some(libc::EEXIST | libc::EPERM | libc::EINVAL) => Ok(None),
+            _ => Err(error),
+        };
+    }
+    if pages as u64 != at {
+        // A kernel before 4.17, to which the address is a wish.
+        // SAFETY: just mapped.
+        unsafe { libc::munmap(pages, bytes) };
+        return Ok(None);
+    }
+    Ok(Some(at))
+}
+
+/// The code behind a patched entry. It changes no register: below the stack
+/// pointer are 128 bytes that nobody else touches, signal handlers included.
+fn thunk(cell: u64, at: &Cell, calls: &Calls) -> Result<Vec<Instruction>, IcedError> {
+    let word = |n: i64| MemoryOperand::with_base_displ(Register::RIP, cell as i64 + n * 8);
+    let stack = |offset: i64| MemoryOperand::with_base_displ(Register::RSP, offset);
+    let r11 = Register::R11;
+    Ok(match calls {
+        Calls::All => vec![
+            // The shell finds it there, at rbp - 8.
+            Instruction::with2(Code::Mov_rm64_r64, stack(-16), r11)?,
+            Instruction::with2(Code::Mov_r64_rm64, r11, word(0))?,
+            Instruction::with1(Code::Jmp_rm64, word(1))?,
+        ],
+        Calls::From(_) => vec![
+            // Does the return address lie in the function's own module?
+            Instruction::with2(Code::Mov_rm64_r64, stack(-8), r11)?,
+            Instruction::with2(Code::Mov_r64_rm64, r11, stack(0))?,
+            Instruction::with2(Code::Sub_r64_rm64, r11, word(2))?,
+            Instruction::with2(Code::Cmp_r64_rm64, r11, word(3))?,
+            Instruction::with2(Code::Mov_r64_rm64, r11, stack(-8))?,
+            Instruction::with_branch(Code::Jb_rel32_64, at.copy)?,
+            Instruction::with1(Code::Jmp_rm64, word(0))?,
+        ],
+    })
+}
+
+/// Instructions as bytes, to be executed at `at`. Their operands may be
+/// relative to the instruction pointer, and are made to mean the same.
+fn encode(instructions: &[Instruction], at: u64) -> Result<Vec<u8>, Refusal> {
+    let block = InstructionBlock::new(instructions, at);
+    let encoded = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).map_err(unmovable)?;
+    Ok(encoded.code_buffer)
+}

@@ -1,0 +1,62 @@
+//! Changing a module's code.
+#![allow(unsafe_code)]
+
+use super::prologue::{JUMP, Prologue};
+use super::refusal::Refusal;
+use crate::modules::Loaded;
+use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::FileExt;
+
+/// How much is looked at behind a function.
+const BEHIND: u64 = 16;
+
+/// The process's memory as a file. The system lets a program write there what
+/// it may only execute, as for a debugger: the pages are never anything else
+/// than executable, so that nothing can go wrong half-way, and nothing is ever
+/// writable and executable.
+pub(super) struct Text(File);
+
+impl Text {
+    pub(super) fn open() -> std::io::Result<Text> {
+        Ok(Text(OpenOptions::new().read(true).write(true).open("/proc/self/mem")?))
+    }
+
+    /// Puts a jump to `to` in the prologue's place.
+    pub(super) fn jump(&self, prologue: &Prologue, to: u64) -> std::io::Result<()> {
+        let far = || Error::new(ErrorKind::InvalidInput, "the jump is too long");
+        let distance = i32::try_from(to.wrapping_sub(prologue.at + JUMP) as i64).map_err(|_| far())?;
+        let mut jump = [0xe9, 0, 0, 0, 0];
+        jump[1..].copy_from_slice(&distance.to_le_bytes());
+        self.0.write_all_at(&jump, prologue.at)?;
+        let mut found = [0; JUMP as usize];
+        self.0.read_exact_at(&mut found, prologue.at)?;
+        (found == jump).then_some(()).ok_or_else(|| Error::other("it doesn't stay changed"))
+    }
+}
+
+/// Whether this thread is the only one, so that no other can be in the middle
+/// of what is about to change.
+pub(super) fn is_only_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+}
+
+/// Where the process begins.
+pub(super) fn program_entry() -> u64 {
+    // SAFETY: asks the kernel's table for a number.
+    unsafe { libc::getauxval(libc::AT_ENTRY) }
+}
+
+/// A function's code, and a little of what follows it. The registry is locked
+/// for as long as they are used, so that the module stays.
+pub(super) fn of_function(module: &Loaded, avma: u64, size: u64) -> Result<(&[u8], &[u8]), Refusal> {
+    let end = avma.checked_add(size).ok_or(Refusal::NotCode)?;
+    let code =
+        module.code.iter().find(|code| code.contains(&avma) && end <= code.end).ok_or(Refusal::NotCode)?;
+    let bytes = |start: u64, len: u64| {
+        // SAFETY: within a readable segment of a loaded module. It changes only
+        // where we write, while nobody has such a slice.
+        unsafe { std::slice::from_raw_parts(start as *const u8, len as usize) }
+    };
+    Ok((bytes(avma, size), bytes(end, BEHIND.min(code.end - end))))
+}
