@@ -249,11 +249,17 @@ def parallel(check):
 
 def tables(check):
     functions = ("host_first", "host_second", "host_third", "host_by_address", "host_by_call")
-    check.callbacks({function: {"return": 1} for function in functions})
+    check.callbacks({function: {"return": 1} for function in (*functions, "host_tail", "host_compared")})
     for function in functions:
         check.stack(
             f"callback_enter {function}", check.one("callback_enter", function=function), function, "c_tables", "main"
         )
+    tail = ["c_tail", "main"] if check.flags.startswith("O0") else ["main"]
+    check.stack("callback_enter host_tail", check.one("callback_enter", function="host_tail"), "host_tail", *tail)
+    check.stack(
+        "callback_enter host_compared", check.one("callback_enter", function="host_compared"),
+        "host_compared", "c_is_host_compared", "main",
+    )
 
 
 def register(check):

@@ -3,7 +3,7 @@
 
 use crate::arch::{self, Context};
 use crate::block::Shadow;
-use crate::elf::{Dynamic, Import, R_64, R_JUMP_SLOT};
+use crate::elf::{Dynamic, Import, R_JUMP_SLOT};
 use crate::errno::KeepErrno;
 use crate::lock::{self, Lock};
 use crate::modules::{self, Kind, Loaded, Registry};
@@ -237,8 +237,13 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
             }
         }
     }
+    let traced = plan.iter().filter_map(|(i, import, what)| match what {
+        Plan::Trace(target) => Some((*i, *import, *target)),
+        _ => None,
+    });
+    let taken = patch::taken(registry, &traced.collect::<Vec<_>>());
     let is_new = |module: &Loaded| !module.hooked && ready.is(module);
-    patch::entries(tracer, registry, &is_new, &[]);
+    patch::entries(tracer, registry, &is_new, &taken);
     for module in registry.modules.iter_mut().filter(|module| ready.is(module)) {
         module.hooked = true;
     }
@@ -256,9 +261,6 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
         // that does what the one before it did.
         if let Err(error) = unsafe { slots::write(import.slot, stub, read_only) } {
             say::error(format_args!("can't hook {:?}: {error}", import.name));
-        }
-        if import.kind == R_64 {
-            say::info(format_args!("{:?} is hooked in a table of function pointers", import.name));
         }
     }
 }

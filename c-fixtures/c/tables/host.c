@@ -6,13 +6,16 @@
  *   callback_enter/exit   host_by_address through the GOT
  *   callback_enter/exit   host_by_call by an ordinary call (R_X86_64_JUMP_SLOT, or GLOB_DAT with -fno-plt)
  *
- * With the argument "identity" the library also compares the address that it has of host_compared with the host's own:
- * they are equal without the shim. A tracer that puts trampolines into slots whose address is taken makes them differ.
+ *   callback_enter/exit   host_tail, to which the library jumps: nothing of it is on the stack where that is a jump
+ *   callback_enter/exit   host_compared, once: the host's own calls, directly and through a pointer, are no callbacks
+ *
+ * The library also compares the address that it has of host_compared with the one that the host passes: they are
+ * equal. A tracer that puts trampolines into slots whose address is taken makes them differ.
  */
 #include "fixture.h"
-#include <string.h>
 
 IMPORT int c_tables(void);
+IMPORT int c_tail(int x);
 IMPORT int c_is_host_compared(int (*function)(int));
 
 EXPORT int host_first(int x) { return x + 1; }
@@ -20,12 +23,15 @@ EXPORT int host_second(int x) { return x + 10; }
 EXPORT int host_third(int x) { return x + 100; }
 EXPORT int host_by_address(int x) { return x + 1000; }
 EXPORT int host_by_call(int x) { return x + 10000; }
+EXPORT int host_tail(int x) { return x + 100000; }
 EXPORT int host_compared(int x) { return x; }
 
-int main(int argc, char **argv)
+int main(void)
 {
     printf("sum %d\n", c_tables());
-    if (argc > 1 && strcmp(argv[1], "identity") == 0)
-        puts(c_is_host_compared(host_compared) ? "same address" : "another address");
+    printf("tail %d\n", c_tail(1));
+    int (*volatile compared)(int) = host_compared;
+    CHECK(compared(1) + host_compared(2) == 3);
+    puts(c_is_host_compared(compared) ? "same address" : "another address");
     return 0;
 }

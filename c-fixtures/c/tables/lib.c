@@ -6,6 +6,7 @@ IMPORT int host_second(int x);
 IMPORT int host_third(int x);
 IMPORT int host_by_address(int x);
 IMPORT int host_by_call(int x);
+IMPORT int host_tail(int x);
 IMPORT int host_compared(int x);
 
 struct operation {
@@ -35,7 +36,16 @@ EXPORT int c_tables(void)
     return sum;
 }
 
+static int (*const volatile tail[])(int) = {host_tail};
+
+EXPORT int c_tail(int x)
+{
+    return tail[0](x);
+}
+
 EXPORT int c_is_host_compared(int (*function)(int))
 {
-    return function == host_compared;
+    int same = function == host_compared;
+    CHECK(function(3) == 3);
+    return same;
 }

@@ -3,7 +3,7 @@
 //!
 //! A cell for each:
 //! ```text
-//!   0   what the thunk reads: the trampoline's stub, the shell, the module
+//!   0   what the thunk, and what it leads to, reads
 //!   64  the thunk
 //!   128 endbr64, the first instructions, and a jump to the rest
 //! ```
@@ -18,6 +18,7 @@ use iced_x86::{
     Register,
 };
 use std::io::Error;
+use std::mem::offset_of;
 use std::ops::Range;
 
 const CELL: u64 = 256;
@@ -36,9 +37,30 @@ pub(super) enum Calls {
     /// All of them. The caller may be compiled together with the function, and
     /// so know which registers it leaves alone.
     All,
-    /// Those from outside of this module, which the function is in.
-    From(Range<u64>),
+    /// Those that come from outside of the module that the function is in: from
+    /// outside of this code, or by way of another module.
+    FromOutside { code: Range<u64>, own_slots: [u64; 2] },
 }
+
+/// What a thunk, and what it leads to, reads.
+#[repr(C)]
+pub(crate) struct Words {
+    /// The trampoline's stub.
+    pub(crate) stub: u64,
+    /// The first instructions, moved.
+    pub(crate) copy: u64,
+    /// What the thunk leads to.
+    next: u64,
+    /// The function's own code, less a margin.
+    pub(crate) code: u64,
+    pub(crate) code_bytes: u64,
+    /// Where the module has the function's address for its own calls.
+    pub(crate) own_slots: [u64; 2],
+}
+
+/// Return addresses and targets of calls have at least so much code before and
+/// behind them.
+const MARGIN: u64 = 16;
 
 /// Cells that are being written.
 #[derive(Debug)]
@@ -89,16 +111,17 @@ impl Island {
             moved.push(Instruction::with_branch(Code::Jmp_rel32_64, rest).map_err(unmovable)?);
         }
         moved.insert(0, Instruction::with(Code::Endbr64));
-        let thunk = thunk(at, &cell, calls).map_err(unmovable)?;
+        let thunk = thunk(at, calls).map_err(unmovable)?;
         let (thunk, moved) = (encode(&thunk, cell.thunk)?, encode(&moved, cell.copy)?);
         if thunk.len() as u64 > COPY - THUNK || moved.len() as u64 > CELL - COPY {
             return Err(Refusal::Unmovable);
         }
-        let module = match calls {
-            Calls::All => 0..0,
-            Calls::From(module) => module.clone(),
+        let (next, code, [own, other]) = match calls {
+            Calls::All => (arch::shell(), 0..0, [0; 2]),
+            Calls::FromOutside { code, own_slots } => (arch::inside_call(), code.clone(), *own_slots),
         };
-        let words = [stub, arch::shell(), module.start, module.end - module.start];
+        let bytes = (code.end - code.start).saturating_sub(2 * MARGIN);
+        let words = [stub, cell.copy, next, code.start + MARGIN, bytes, own, other];
         self.write(at, words.map(u64::to_le_bytes).as_flattened());
         self.write(cell.thunk, &thunk);
         self.write(cell.copy, &moved);
@@ -158,27 +181,35 @@ fn map_at(at: u64, bytes: usize) -> Result<Option<u64>, Error> {
 
 /// The code behind a patched entry. It changes no register: below the stack
 /// pointer are 128 bytes that nobody else touches, signal handlers included.
-fn thunk(cell: u64, at: &Cell, calls: &Calls) -> Result<Vec<Instruction>, IcedError> {
-    let word = |n: i64| MemoryOperand::with_base_displ(Register::RIP, cell as i64 + n * 8);
+fn thunk(cell: u64, calls: &Calls) -> Result<Vec<Instruction>, IcedError> {
+    let word = |offset: usize| MemoryOperand::with_base_displ(Register::RIP, (cell + offset as u64) as i64);
     let stack = |offset: i64| MemoryOperand::with_base_displ(Register::RSP, offset);
     let r11 = Register::R11;
     Ok(match calls {
         Calls::All => vec![
             // The shell finds it there, at rbp - 8.
             Instruction::with2(Code::Mov_rm64_r64, stack(-16), r11)?,
-            Instruction::with2(Code::Mov_r64_rm64, r11, word(0))?,
-            Instruction::with1(Code::Jmp_rm64, word(1))?,
+            Instruction::with2(Code::Mov_r64_rm64, r11, word(offset_of!(Words, stub)))?,
+            Instruction::with1(Code::Jmp_rm64, word(offset_of!(Words, next)))?,
         ],
-        Calls::From(_) => vec![
-            // Does the return address lie in the function's own module?
-            Instruction::with2(Code::Mov_rm64_r64, stack(-8), r11)?,
-            Instruction::with2(Code::Mov_r64_rm64, r11, stack(0))?,
-            Instruction::with2(Code::Sub_r64_rm64, r11, word(2))?,
-            Instruction::with2(Code::Cmp_r64_rm64, r11, word(3))?,
-            Instruction::with2(Code::Mov_r64_rm64, r11, stack(-8))?,
-            Instruction::with_branch(Code::Jb_rel32_64, at.copy)?,
-            Instruction::with1(Code::Jmp_rm64, word(0))?,
-        ],
+        Calls::FromOutside { .. } => {
+            // As a label: the address doesn't have to be the one that it gets.
+            const OUTSIDE: u64 = 1;
+            let mut outside = Instruction::with2(Code::Mov_r64_rm64, r11, stack(-8))?;
+            outside.set_ip(OUTSIDE);
+            vec![
+                // Does the return address lie in the function's own code?
+                Instruction::with2(Code::Mov_rm64_r64, stack(-8), r11)?,
+                Instruction::with2(Code::Mov_r64_rm64, r11, stack(0))?,
+                Instruction::with2(Code::Sub_r64_rm64, r11, word(offset_of!(Words, code)))?,
+                Instruction::with2(Code::Cmp_r64_rm64, r11, word(offset_of!(Words, code_bytes)))?,
+                Instruction::with_branch(Code::Jae_rel32_64, OUTSIDE)?,
+                Instruction::with2(Code::Lea_r64_m, r11, word(0))?,
+                Instruction::with1(Code::Jmp_rm64, word(offset_of!(Words, next)))?,
+                outside,
+                Instruction::with1(Code::Jmp_rm64, word(offset_of!(Words, stub)))?,
+            ]
+        }
     })
 }
 

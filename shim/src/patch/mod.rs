@@ -5,16 +5,20 @@
 //! trampoline, which goes on to the first instructions, moved (`prologue`).
 //! What can't be patched safely isn't, and the log says why (`refusal`).
 
+mod identity;
 mod image;
 mod island;
 mod prologue;
+mod references;
 mod refusal;
 mod text;
 
 use crate::modules::{Kind, Loaded, Registry};
 use crate::tracer::Tracer;
 use crate::{arch, callbacks, say};
+pub(crate) use identity::taken;
 use image::Image;
+pub(crate) use island::Words;
 use island::{Calls, Island};
 use prologue::{JUMP, Prologue};
 use refusal::Refusal;
@@ -97,7 +101,7 @@ fn module_entries(
                 && (named || function.kind != image::Kind::Untyped);
             let calls = match (wanted, is_taken) {
                 (true, _) => Calls::All,
-                (_, true) => Calls::From(module.identity.start..module.identity.end),
+                (_, true) => identity::from_outside(module, avma, function.name),
                 _ => return None,
             };
             Some(Wish { avma, size: function.size, name: function.name, kind: function.kind, calls, named })
@@ -218,8 +222,8 @@ fn refuse(wish: &Wish<'_>, why: &Refusal) {
             say::error(format_args!("inline:{name}: its entry can't be patched: {why}"))
         }
         Calls::All => say::info(format_args!("inline:{name}: its entry can't be patched: {why}")),
-        Calls::From(_) => {
-            say::info(format_args!("{name}: its address is taken, and its entry can't be patched: {why}"))
-        }
+        Calls::FromOutside { .. } => say::info(format_args!(
+            "{name}: its address is taken, and its entry can't be patched: {why}; C code has another address than the host"
+        )),
     }
 }
