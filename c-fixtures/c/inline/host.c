@@ -12,7 +12,7 @@
  *     patched_branch        begins with a short conditional jump
  *     patched_loop_count    begins with jrcxz, which has no long form
  *     patched_tail          is nothing but a jump to patched_plain
- *     patched_many          more arguments than registers, on a stack that is not aligned
+ *     patched_many          three times, with more arguments than registers, on a stack that is not aligned
  *   nothing for the others, and a line in the log for each: refused_back jumps back to its first instructions,
  *   refused_start to its start, refused_call begins with a call, refused_double has another symbol among its first
  *   instructions, refused_close is shorter than a jump with another function behind it.
@@ -122,8 +122,9 @@ int main(void)
     patched_ret(0);
     printf("short %ld, relative %ld, branch %ld %ld\n", patched_short(1), patched_relative(1), patched_branch(1),
            patched_branch(-1));
-    printf("loop count %ld %ld, tail %ld, many %ld\n", patched_loop_count(0), patched_loop_count(1), patched_tail(1),
-           calls_many(1));
+    printf("loop count %ld %ld, tail %ld\n", patched_loop_count(0), patched_loop_count(1), patched_tail(1));
+    for (int i = 0; i < 3; i++)
+        printf("many %ld\n", calls_many(i));
     printf("refused %ld %ld %ld %ld %ld, %ld %ld\n", refused_back(3), refused_start(2), refused_call(1),
            refused_double(1), refused_close(1), second_entry(1), behind(1));
     return 0;
