@@ -51,6 +51,12 @@ record() {
         )
         ;;
     versions) options+=(--host libversions.so) ;;
+    hand-over)
+        options+=(
+            --callback-arg "qsort:4,qsort_r:4,bsearch:5,scandir:3,scandir:4"
+            --callback-arg "pthread_key_create:2,pthread_once:2,atexit:1,c_register:2"
+        )
+        ;;
     inline) options+=(--callbacks "$(inline_functions)") ;;
     esac
     TRACESHIM_STACK_WORDS="host_wide*:300" "$collector" record "${options[@]}" -o "$trace" -- "$program" \
@@ -204,7 +210,7 @@ says_what_is_apart() {
 }
 
 all=(
-    founding nested storm names parallel tables register inline abi wide
+    founding nested storm names parallel tables register hand-over inline abi wide
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin

@@ -141,6 +141,8 @@ class Check:
                 event.get("stack") and begins_with_itself(event)
                 # A wrapped pointer may name a function as the symbol table does.
                 or self.fixture.startswith("annotate")
+                # Code that was made at run time has no name.
+                or event["function"] == event["stack"][0]["addr"]
                 for event in enters
             ),
         )
@@ -279,6 +281,25 @@ def register(check):
     stack = [bare(frame.get("symbol")) for frame in check.of("callback_enter", function="by_value")[0]["stack"]]
     check.expect("by_value comes from qsort", " < ".join(map(str, stack)),
                  holds=stack[0] == "by_value" and "main" in stack and any("qsort" in str(name) for name in stack))
+
+
+def hand_over(check):
+    entered = collections.Counter(event.get("function") for event in check.of("callback_enter"))
+    # How often libc compares is its own affair.
+    for function, least in (("by_value", 3), ("by_value_with", 2), ("only_dots", 3), ("by_name", 1)):
+        check.expect(f"callbacks of {function}", entered[function], holds=entered.pop(function, 0) >= least)
+    made = [function for function in entered if (function or "0x").startswith("0x")]
+    check.expect("one that was made at run time", [entered.pop(function) for function in made], wanted=[2])
+    wanted = {"at_thread_end": 1, "once_only": 1, "at_end": 1, "on_event": 2}
+    check.expect("the others", dict(sorted(entered.items(), key=str)), wanted=dict(sorted(wanted.items())))
+    left = collections.Counter(event.get("function") for event in check.of("callback_exit", how="return"))
+    check.expect("every one returned", sum(left.values()), wanted=len(check.of("callback_enter")))
+    for event in check.of("callback_enter", function="on_event"):
+        check.stack("callback_enter on_event", event, "on_event", "c_fire", "main")
+    for function, caller in (("by_value", "qsort"), ("by_value_with", "qsort_r"), ("only_dots", "scandir")):
+        stack = [bare(frame.get("symbol")) for frame in check.of("callback_enter", function=function)[0]["stack"]]
+        check.expect(f"{function} comes from {caller}", " < ".join(stack),
+                     holds=stack[0] == function and "main" in stack and any(caller in name for name in stack))
 
 
 def inline(check):
@@ -575,7 +596,7 @@ def spin(check):
 
 CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
-    "register": register, "inline": inline, "abi": abi, "wide": wide,
+    "register": register, "hand-over": hand_over, "inline": inline, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
     "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals, "spin": spin,
 }

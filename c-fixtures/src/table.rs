@@ -204,6 +204,7 @@ pub const FIXTURES: &[Fixture] = &[
     plain("parallel"),
     plain("tables"),
     plain("register"),
+    plain("hand-over"),
     plain("inline"),
     plain("abi"),
     plain("wide"),

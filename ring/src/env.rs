@@ -49,7 +49,7 @@ pub const VARIABLES: &[Variable] = &[
         name: "TRACESHIM_CALLBACK_ARGS",
         option: Some("--callback-arg"),
         default: "",
-        allowed: "a comma list of function:N, with N from 1 to 12; function:N@M=A-B wraps only where argument M is from A to B",
+        allowed: "a comma list of function:N, with N from 1 to 12; function:N@M=A-B wraps only where argument M is from A to B; no function that sets a signal's handler, and not clone",
         help: "function pointers that are wrapped where they are handed over",
         set: |config, value| set_callback_args(config, value.as_bytes()).is_some(),
     },
@@ -259,13 +259,19 @@ pub struct BadValue {
     pub name: &'static str,
     /// Its value.
     pub value: OsString,
+    /// What of it is wrong, where the value is a list.
+    pub item: Option<OsString>,
     /// What it may be.
     pub allowed: &'static str,
 }
 
 impl fmt::Display for BadValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={:?}: must be {}", self.name, self.value, self.allowed)
+        write!(f, "{}={:?}: ", self.name, self.value)?;
+        if let Some(item) = &self.item {
+            write!(f, "{item:?}: ")?;
+        }
+        write!(f, "must be {}", self.allowed)
     }
 }
 
@@ -302,10 +308,13 @@ impl Variable {
     /// Sets what the variable is for, or says what is wrong with the value.
     pub fn apply(&self, config: &mut Config, value: OsString) -> Result<(), BadValue> {
         if (self.set)(config, &value) {
-            Ok(())
-        } else {
-            Err(BadValue { name: self.name, value, allowed: self.allowed })
+            return Ok(());
         }
+        // Of a list, what is wrong by itself; `none` is wrong beside others.
+        let is_bad = |item: &&[u8]| !(self.set)(&mut Config::default(), OsStr::from_bytes(item));
+        let list = value.as_bytes().contains(&b',').then(|| items(value.as_bytes()));
+        let item = list.and_then(|mut list| list.find(is_bad)).map(|item| OsStr::from_bytes(item).to_owned());
+        Err(BadValue { name: self.name, value, item, allowed: self.allowed })
     }
 }
 
@@ -382,6 +391,21 @@ fn set_callback_args(config: &mut Config, value: &[u8]) -> Option<()> {
     Some(())
 }
 
+/// Functions whose pointers can't be wrapped. Some return the pointer that they
+/// were given before, which programs compare; some take it in a structure; and
+/// what `clone` calls has no caller.
+const UNWRAPPABLE: [&[u8]; 9] = [
+    b"signal",
+    b"bsd_signal",
+    b"sysv_signal",
+    b"__sysv_signal",
+    b"ssignal",
+    b"sigset",
+    b"sigaction",
+    b"__sigaction",
+    b"clone",
+];
+
 /// `qsort:4`, or `curl_easy_setopt:3@2=20000-29999`.
 pub fn parse_callback_arg(item: &[u8]) -> Option<(&[u8], CallbackArg)> {
     let colon = item.iter().rposition(|&b| b == b':').filter(|&at| at > 0)?;
@@ -399,7 +423,8 @@ pub fn parse_callback_arg(item: &[u8]) -> Option<(&[u8], CallbackArg)> {
         }
         None => None,
     };
-    Some((function, CallbackArg { argument: number(argument)?, only_if }))
+    let callback = CallbackArg { argument: number(argument)?, only_if };
+    (!UNWRAPPABLE.contains(&function)).then_some((function, callback))
 }
 
 fn set_stack_words(config: &mut Config, value: &[u8]) -> Option<()> {
@@ -453,6 +478,8 @@ mod tests {
             ("TRACESHIM_CALLBACK_ARGS", "qsort"),
             ("TRACESHIM_CALLBACK_ARGS", "qsort:0"),
             ("TRACESHIM_CALLBACK_ARGS", "qsort:13"),
+            ("TRACESHIM_CALLBACK_ARGS", "signal:2"),
+            ("TRACESHIM_CALLBACK_ARGS", "sigaction:2"),
             ("TRACESHIM_CALLBACK_ARGS", "set:3@2"),
             ("TRACESHIM_CALLBACK_ARGS", "set:3@0=1-2"),
             ("TRACESHIM_CALLBACK_ARGS", "set:3@2=1"),
@@ -473,6 +500,19 @@ mod tests {
             let error = read(&[(name, bad)]).expect_err(bad);
             let text = error.to_string();
             assert!(text.contains(name) && text.contains(bad) && text.contains(error.allowed), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_list_the_bad_entry_is_named() {
+        for (name, list, bad) in [
+            ("TRACESHIM_CALLBACK_ARGS", "qsort:4,f:0,g:1", "f:0"),
+            ("TRACESHIM_CALLBACK_ARGS", "qsort:4, signal:2", "signal:2"),
+            ("TRACESHIM_CALLBACKS", "host_*,!,f", "!"),
+            ("TRACESHIM_HOST", "a.out,!f", "!f"),
+        ] {
+            let text = read(&[(name, list)]).expect_err(list).to_string();
+            assert!(text.starts_with(&format!("{name}={list:?}: {bad:?}: must be ")), "{text}");
         }
     }
 

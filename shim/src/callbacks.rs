@@ -97,6 +97,11 @@ pub(crate) fn set_patched(tracer: &Tracer, address: u64, copy: Option<u64>) {
     }
 }
 
+/// Whether there is a trampoline for what is at `address`.
+pub(crate) fn is_hooked(address: u64) -> bool {
+    HOOKS.lock().by_address.contains_key(&address)
+}
+
 /// Whether every call of the function at `address` passes through a trampoline.
 pub(crate) fn is_patched(address: u64) -> bool {
     let hooks = HOOKS.lock();

@@ -16,6 +16,8 @@ use crate::say;
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
 use std::ffi::CStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::sync::OnceLock;
 use traceshim_ring::env::CallbackArg;
 
@@ -32,9 +34,19 @@ static KNOWN: [OnceLock<Taker>; REGISTRARS] = [const { OnceLock::new() }; REGIST
 const LOWEST: u64 = 64 << 10;
 const HIGHEST: u64 = 1 << 47;
 
+/// What the names of libc's own headers become in a program, with the same
+/// pointers among the arguments.
+const BEHIND_HEADERS: [(&[u8], &[u8]); 3] = [
+    (b"__cxa_atexit", b"atexit"),
+    (b"__cxa_at_quick_exit", b"at_quick_exit"),
+    (b"__register_atfork", b"pthread_atfork"),
+];
+
 /// In which arguments the function `name` takes a callback.
 pub(crate) fn arguments_of(tracer: &Tracer, name: &CStr) -> Option<&'static [CallbackArg]> {
-    tracer.config.callback_args.get(name.to_bytes()).map(Vec::as_slice)
+    let (name, named) = (name.to_bytes(), &tracer.config.callback_args);
+    let header = || BEHIND_HEADERS.iter().find(|(behind, _)| *behind == name);
+    named.get(name).or_else(|| named.get(header()?.1)).map(Vec::as_slice)
 }
 
 /// The registrar before the function at `target`; the same one each time.
@@ -95,17 +107,36 @@ pub(crate) unsafe extern "C-unwind" fn on_register(context: *mut Context, thread
 /// Whether a value is a function to be wrapped. In a module it must be code;
 /// what is in none may be a closure made at run time. What belongs to libc or to
 /// whoever takes it is no callback, and may be compared there: libcurl knows
-/// `fread`, and `qsort` with `strcmp` never leaves libc.
+/// `fread`, and `qsort` with `strcmp` never leaves libc. Calls of a function whose
+/// entry is patched are seen anyway.
 fn is_callback(value: u64, taker: u64) -> bool {
-    if !(LOWEST..HIGHEST).contains(&value) || arch::is_stub(value) {
+    if !(LOWEST..HIGHEST).contains(&value) || arch::is_stub(value) || callbacks::is_patched(value) {
         return false;
     }
-    let registry = modules::registry();
-    registry.find(value).is_none_or(|module| {
-        module.code.iter().any(|code| code.contains(&value))
-            && !(module.is_libc() || module.contains(taker))
-            && module.stand_ins.binary_search(&value).is_err()
-    })
+    let in_module = {
+        let registry = modules::registry();
+        registry.find(value).map(|module| {
+            module.code.iter().any(|code| code.contains(&value))
+                && !(module.is_libc() || module.contains(taker))
+                && module.stand_ins.binary_search(&value).is_err()
+        })
+    };
+    // A closure is handed over again and again; the system is asked once.
+    in_module.unwrap_or_else(|| callbacks::is_hooked(value) || is_executable(value))
+}
+
+/// Whether the system lets code at this address be executed.
+fn is_executable(address: u64) -> bool {
+    let Ok(maps) = File::open("/proc/self/maps") else { return false };
+    let holds = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let range = u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?;
+        range.contains(&address).then(|| rest.as_bytes().get(2) == Some(&b'x'))
+    };
+    // Paths may be any bytes; none is looked at.
+    let mut lines = BufReader::new(maps).split(b'\n').map_while(Result::ok);
+    lines.find_map(|line| holds(&String::from_utf8_lossy(&line))).unwrap_or(false)
 }
 
 /// Before a fork: nobody else is half-way through a change.

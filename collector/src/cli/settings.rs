@@ -1,9 +1,9 @@
 //! The options of `record` and `doctor` that stand for the shim's variables.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
 use clap::Args;
-use traceshim_ring::env::{Config, VARIABLES, Variable};
+use traceshim_ring::env::{BadValue, Config, VARIABLES, Variable};
 
 use crate::presets::{self, PRESETS};
 
@@ -83,18 +83,16 @@ impl Settings {
             let ours = variables.iter().find(|(name, _)| *name == variable.name).map(|(_, value)| value);
             let inherited = std::env::var_os(variable.name).filter(|value| !value.is_empty());
             let Some(value) = ours.or(inherited.as_ref()) else { continue };
-            if variable.apply(&mut config, value.clone()).is_err() {
-                return Err(bad_value(variable, ours.is_some(), value));
+            if let Err(error) = variable.apply(&mut config, value.clone()) {
+                return Err(bad_value(variable, ours.is_some(), &error));
             }
         }
         Ok(config)
     }
 }
 
-fn bad_value(variable: &Variable, is_option: bool, value: &OsStr) -> String {
-    let named = match variable.option.filter(|_| is_option) {
-        Some(option) => format!("{option} {}", value.display()),
-        None => format!("{}={}", variable.name, value.display()),
-    };
-    format!("{named}: must be {}", variable.allowed)
+fn bad_value(variable: &Variable, is_option: bool, error: &BadValue) -> String {
+    let Some(option) = variable.option.filter(|_| is_option) else { return error.to_string() };
+    let value = error.item.as_ref().unwrap_or(&error.value);
+    format!("{option} {}: must be {}", value.display(), error.allowed)
 }
