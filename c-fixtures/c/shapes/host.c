@@ -6,7 +6,7 @@
  *   callback_enter/exit   host_constructor; not of shapes-bare, which is linked without the C runtime's startup files
  *   callback_enter/exit   host_call, host_address, host_table, host_indirect, host_protected, from shape_run
  *   log                   "NAME FLAGS" from host_call
- * host_table is missed where the table is in code (shapes-text): nothing is written there.
+ * The table of shapes-text is in code, where nothing is written; the entry of host_table is patched.
  */
 #define _GNU_SOURCE
 #include "fixture.h"
