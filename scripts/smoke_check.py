@@ -484,10 +484,9 @@ def shapes(check):
 def opener(check):
     # Which there must be, c/opener/expected.txt says, and the output is the same as without the shim.
     logs = check.of("log")
-    check.expect("logs", len(logs), wanted=41)
-    check.callbacks({"host_called": {"return": len(logs) - 1}})
-    by_host = [event["message"] for event in logs if bare(event["stack"][1].get("symbol")) == "errors"]
-    check.expect("not from a library", by_host, wanted=["an error is waiting"])
+    check.expect("logs", len(logs), wanted=44)
+    # One is the host's own, and one library without the startup files is noticed when a name is looked up in it.
+    check.callbacks({"host_called": {"return": len(logs) - 2}})
     check.births({("c", "deep_thread"): 2})
     for message, wanted in {
         "two constructor": ("constructor",), "rpath opens": ("branch_run", "use", "main"),

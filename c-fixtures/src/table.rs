@@ -139,13 +139,14 @@ pub const PARTS: &[Part] = &[
     part("versions", "versions-symbolic.so", "client.c", &["-DOWN", "-Wl,-Bsymbolic"], &["libversions.so"]),
     part("opener", "opener-one/opener-leaf.so", "leaf.c", &["-DNAME=\"one\""], &[]),
     part("opener", "opener-two/opener-leaf.so", "leaf.c", &["-DNAME=\"two\""], &[]),
+    part("opener", "opener-one/opener-bare.so", "leaf.c", &["-DNAME=\"bare\"", "-nostartfiles"], &[]),
     part(
         "opener",
         "opener-rpath.so",
         "branch.c",
         &[
             "-DNAME=\"rpath\"",
-            "-DLEAVES=\"opener-leaf.so\",\"$ORIGIN/opener-two/opener-leaf.so\"",
+            "-DLEAVES=\"opener-leaf.so\",\"$ORIGIN/opener-two/opener-leaf.so\",\"opener-bare.so\"",
             "-Wl,--disable-new-dtags,-rpath,$ORIGIN/opener-one",
         ],
         &[],

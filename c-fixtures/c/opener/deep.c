@@ -1,7 +1,9 @@
 /* A library of opener that is opened with RTLD_DEEPBIND: its own dependencies come first for it, and so libc's
  * functions before what anybody puts in front of them. */
+#define _GNU_SOURCE
 #include "opener.h"
 #include <pthread.h>
+#include <string.h>
 
 static void *deep_thread(void *unused)
 {
@@ -22,6 +24,9 @@ EXPORT void deep_run(void)
     *(void **)&found = dlsym(RTLD_DEFAULT, "host_called");
     CHECK(found);
     found("deep by name");
+    Dl_info info = {0};
+    CHECK(dladdr((void *)found, &info));
+    printf("what was found is %s in %s\n", info.dli_sname, strrchr(info.dli_fname, '/') + 1);
     void *leaf = open_library("$ORIGIN/opener-one/opener-leaf.so", RTLD_LAZY);
     CHECK(leaf && dlclose(leaf) == 0);
 }
