@@ -57,6 +57,7 @@ record() {
             --callback-arg "pthread_key_create:2,pthread_once:2,atexit:1,c_register:2"
         )
         ;;
+    maps) options+=(--callbacks auto,inline:patched --callback-arg c_calls:1) ;;
     inline) options+=(--callbacks "$(inline_functions)") ;;
     esac
     TRACESHIM_STACK_WORDS="host_wide*:300" "$collector" record "${options[@]}" -o "$trace" -- "$program" \
@@ -78,7 +79,7 @@ inline_functions() {
 declare -A refusals=(
     [refused_back]="it jumps back to its first instructions"
     [refused_start]="it jumps back to its first instructions"
-    [refused_call]="it begins with a call"
+    [refused_call]="it begins with a call that can't be moved"
     [refused_double]="another symbol is among its first instructions"
     [refused_close]="it is shorter than a jump"
 )
@@ -91,6 +92,24 @@ refused_aloud() {
             return
     done
     [[ $(grep -c '^traceshim: ' "$scratch/traced.err") == "${#refusals[@]}" ]]
+}
+
+# A function whose entry is patched goes away with its library, and another
+# library's of the same name takes its place.
+patched_plugins() {
+    local program trace=$scratch/plugins.trace
+    program=$("$fixtures" path loader O2-fp)
+    title "loader, whose plugins' entries are patched"
+    "$collector" record --host 'loader-plugin-*.so' --callbacks inline:plugin_run -o "$trace" -- "$program" \
+        >"$scratch/traced.out" || true
+    report "plugins: same output as without the shim" diff -u c-fixtures/c/loader/expected.txt "$scratch/traced.out"
+    "$collector" dump --format json --kind callback_exit "$trace" >"$scratch/dump.json"
+    report "plugins: each one's function returns" returns_of plugin_run 3 "$scratch/dump.json"
+}
+
+# returns_of FUNCTION COUNT DUMP
+returns_of() {
+    [[ $(grep -c "\"function\":\"$1\".*\"how\":\"return\"" "$3") == "$2" ]]
 }
 
 same_run() {
@@ -210,7 +229,7 @@ says_what_is_apart() {
 }
 
 all=(
-    founding nested storm names parallel tables register hand-over inline abi wide
+    founding nested storm names parallel tables register hand-over inline maps abi wide
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin
@@ -241,6 +260,7 @@ for fixture in "${rest[@]}"; do
             everything_in inline "$flags"
             report "inline $flags: what can't be patched is said, with the reason" refused_aloud
         done
+        patched_plugins
         ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;

@@ -303,7 +303,7 @@ def hand_over(check):
 
 
 def inline(check):
-    once = ("short", "relative", "tail")
+    once = ("short", "relative", "tail", "call", "far_call")
     check.callbacks({
         "patched_plain": {"return": 3},
         "patched_recursive": {"return": 4},
@@ -323,6 +323,11 @@ def inline(check):
         check.stack(f"callback_enter {function}", check.of("callback_enter", function=function)[0], function, *frames)
     stacks = {key: count for key, count in check.tops("callback_enter", 2).items() if "on_threads" in key[0]}
     check.expect("stacks on threads", stacks, wanted={("patched_on_threads < on_thread", "complete"): 4000})
+
+
+def maps(check):
+    functions = ("host_by_slot", "host_by_table", "handed_over", "patched")
+    check.callbacks({function: {"return": 1} for function in functions})
 
 
 def abi(check):
@@ -594,7 +599,7 @@ def spin(check):
 
 CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
-    "register": register, "hand-over": hand_over, "inline": inline, "abi": abi, "wide": wide,
+    "register": register, "hand-over": hand_over, "inline": inline, "maps": maps, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
     "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals, "spin": spin,
 }

@@ -207,6 +207,7 @@ pub const FIXTURES: &[Fixture] = &[
     plain("register"),
     plain("hand-over"),
     plain("inline"),
+    plain("maps"),
     plain("abi"),
     plain("wide"),
     Fixture { name: "cxxhost", library: &["-fexceptions"] },

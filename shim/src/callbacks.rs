@@ -16,6 +16,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use traceshim_ring::choice;
 use traceshim_ring::env::CallbackArg;
+use traceshim_ring::layout::Ref;
 use traceshim_ring::record::{kind, pair};
 use traceshim_ring::table::ModuleEntry;
 
@@ -24,8 +25,9 @@ use traceshim_ring::table::ModuleEntry;
 struct Hook {
     address: u64,
     name: Vec<u8>,
-    /// Whether its entry leads to the trampoline: then nothing else needs to.
-    patched: bool,
+    /// Where its entry leads to the trampoline, so that nothing else needs to:
+    /// the module that it is in, as the ring has it.
+    patched: Option<Ref>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +58,7 @@ pub(crate) fn number(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u16> {
     let mut hooks = HOOKS.lock();
     if let Some(&n) = hooks.by_address.get(&target)
         && let Some(hook) = hooks.all.get(usize::from(n))
-        && (name.is_empty() || hook.patched || hook.name == name)
+        && (name.is_empty() || hook.patched.is_some() || hook.name == name)
     {
         return Some(n);
     }
@@ -73,7 +75,7 @@ pub(crate) fn number(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u16> {
     if !tracer.ring.hook(n, target, name) {
         return None;
     }
-    hooks.all.push(Hook { address: target, name: name.to_vec(), patched: false });
+    hooks.all.push(Hook { address: target, name: name.to_vec(), patched: None });
     hooks.by_address.insert(target, n);
     ENTRIES[usize::from(n)].store(target, Ordering::Relaxed);
     pass_on(tracer, n, name, target);
@@ -88,12 +90,21 @@ fn pass_on(tracer: &Tracer, n: u16, name: &[u8], target: u64) {
 }
 
 /// Has the trampolines of the function at `address` pass on to `copy`, since its
-/// entry leads to one of them; or to the function itself again.
-pub(crate) fn set_patched(tracer: &Tracer, address: u64, copy: Option<u64>) {
-    let mut hooks = HOOKS.lock();
-    for (n, hook) in hooks.all.iter_mut().enumerate().filter(|(_, hook)| hook.address == address) {
-        hook.patched = copy.is_some();
-        pass_on(tracer, n as u16, &hook.name, copy.unwrap_or(address));
+/// entry leads to one of them; `module` is where it is.
+pub(crate) fn set_patched(tracer: &Tracer, address: u64, copy: u64, module: Ref) {
+    for (n, hook) in HOOKS.lock().all.iter_mut().enumerate().filter(|(_, hook)| hook.address == address) {
+        hook.patched = Some(module);
+        pass_on(tracer, n as u16, &hook.name, copy);
+    }
+}
+
+/// The functions' entries lead to no trampoline any more, or never did.
+pub(crate) fn forget_patched(tracer: &Tracer, is_gone: impl Fn(u64, Ref) -> bool) {
+    for (n, hook) in HOOKS.lock().all.iter_mut().enumerate() {
+        if hook.patched.is_some_and(|module| is_gone(hook.address, module)) {
+            hook.patched = None;
+            pass_on(tracer, n as u16, &hook.name, hook.address);
+        }
     }
 }
 
@@ -106,7 +117,7 @@ pub(crate) fn is_hooked(address: u64) -> bool {
 pub(crate) fn is_patched(address: u64) -> bool {
     let hooks = HOOKS.lock();
     let hook = hooks.by_address.get(&address).and_then(|&n| hooks.all.get(usize::from(n)));
-    hook.is_some_and(|hook| hook.patched)
+    hook.is_some_and(|hook| hook.patched.is_some())
 }
 
 /// The function that a trampoline or a registrar stands for, or else `address`.
@@ -176,6 +187,7 @@ fn take_in(
 ) {
     let changes = registry.refresh(counts, tracer.config);
     let ticks = tracer.clock.now();
+    forget_patched(tracer, |_, module| changes.unloaded.contains(&module));
     for &entry in &changes.unloaded {
         tracer.ring.module_unloaded(entry, ticks);
         if let Some(recording) = recording.as_deref_mut() {
@@ -211,9 +223,9 @@ pub(crate) fn describe_all(tracer: &Tracer) {
     }
     // What threads remember of stacks are places in the parent's ring.
     registry.publish();
-    let hooks = HOOKS.lock();
-    for (n, hook) in hooks.all.iter().enumerate() {
+    for (n, hook) in HOOKS.lock().all.iter_mut().enumerate() {
         tracer.ring.hook(n as u16, hook.address, &hook.name);
+        hook.patched = hook.patched.and_then(|_| registry.find(hook.address)).map(|module| module.entry);
     }
 }
 

@@ -11,10 +11,11 @@
  *     patched_relative      begins with a load relative to the instruction pointer
  *     patched_branch        begins with a short conditional jump
  *     patched_loop_count    begins with jrcxz, which has no long form
+ *     patched_call          calls before a jump has room, by distance; patched_far_call through memory
  *     patched_tail          is nothing but a jump to patched_plain
  *     patched_many          three times, with more arguments than registers, on a stack that is not aligned
  *   nothing for the others, and a line in the log for each: refused_back jumps back to its first instructions,
- *   refused_start to its start, refused_call begins with a call, refused_double has another symbol among its first
+ *   refused_start to its start, refused_call begins with a short call, refused_double has another symbol among its first
  *   instructions, refused_close is shorter than a jump with another function behind it.
  */
 #include "fixture.h"
@@ -27,6 +28,14 @@
             "\n.cfi_endproc\n.size " #name ", . - " #name "\n.p2align 4\n")
 
 long seven = 7;
+/* Calls have to return to where they came from: it is seen by exceptions, debuggers, and whoever asks. */
+static const char *callers[2];
+__attribute__((noinline, used)) long has_caller(long x)
+{
+    callers[x] = __builtin_return_address(0);
+    return x + 3;
+}
+long (*caller_checker)(long) = has_caller;
 
 CODE(patched_short, "mov %rdi, %rax\nret");
 CODE(patched_ret, "ret");
@@ -36,7 +45,10 @@ CODE(patched_loop_count, "mov %rdi, %rcx\njrcxz 1f\nlea 2(%rdi), %rax\nret\n1: m
 CODE(patched_tail, "jmp patched_plain");
 CODE(refused_back, "xor %eax, %eax\n1: add %rdi, %rax\ndec %rdi\njnz 1b\nret");
 CODE(refused_start, "dec %rdi\njns refused_start\nmov %rdi, %rax\nnop\nret");
-CODE(refused_call, "call patched_ret\nlea 3(%rdi), %rax\nret");
+CODE(patched_call, "sub $8, %rsp\n.cfi_adjust_cfa_offset 8\ncall has_caller\nadd $8, %rsp\n.cfi_adjust_cfa_offset -8\nret");
+CODE(patched_far_call, "push %rdi\n.cfi_adjust_cfa_offset 8\ncall *caller_checker(%rip)\npop %rdi\n"
+                       ".cfi_adjust_cfa_offset -8\nret");
+CODE(refused_call, "call *%rdi\nmov $4, %eax\nret");
 CODE(refused_double, "xor %eax, %eax\n.globl second_entry\nsecond_entry: lea 4(%rdi), %rax\nret");
 __asm__(".text\n.p2align 4\n.globl refused_close\n.type refused_close, @function\nrefused_close: mov %rdi, %rax\nret\n"
         ".size refused_close, . - refused_close\n"
@@ -120,12 +132,14 @@ int main(void)
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
     patched_ret(0);
+    printf("call %ld, far call %ld", patched_call(0), patched_far_call(1));
+    printf(", from %td and %td\n", callers[0] - (const char *)patched_call, callers[1] - (const char *)patched_far_call);
     printf("short %ld, relative %ld, branch %ld %ld\n", patched_short(1), patched_relative(1), patched_branch(1),
            patched_branch(-1));
     printf("loop count %ld %ld, tail %ld\n", patched_loop_count(0), patched_loop_count(1), patched_tail(1));
     for (int i = 0; i < 3; i++)
         printf("many %ld\n", calls_many(i));
-    printf("refused %ld %ld %ld %ld %ld, %ld %ld\n", refused_back(3), refused_start(2), refused_call(1),
+    printf("refused %ld %ld %ld %ld %ld, %ld %ld\n", refused_back(3), refused_start(2), refused_call((long)patched_ret),
            refused_double(1), refused_close(1), second_entry(1), behind(1));
     return 0;
 }

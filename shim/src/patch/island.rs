@@ -14,8 +14,8 @@ use super::prologue::Prologue;
 use super::refusal::Refusal;
 use crate::arch;
 use iced_x86::{
-    BlockEncoder, BlockEncoderOptions, Code, IcedError, Instruction, InstructionBlock, MemoryOperand,
-    Register,
+    BlockEncoder, BlockEncoderOptions, Code, FlowControl, IcedError, Instruction, InstructionBlock,
+    MemoryOperand, Register,
 };
 use std::io::Error;
 use std::mem::offset_of;
@@ -56,6 +56,8 @@ pub(crate) struct Words {
     pub(crate) code_bytes: u64,
     /// Where the module has the function's address for its own calls.
     pub(crate) own_slots: [u64; 2],
+    /// Where a call among the first instructions returns to.
+    back: u64,
 }
 
 /// Return addresses and targets of calls have at least so much code before and
@@ -106,11 +108,7 @@ impl Island {
     ) -> Result<Cell, Refusal> {
         let at = self.start + n as u64 * CELL;
         let cell = Cell { thunk: at + THUNK, copy: at + COPY };
-        let mut moved = prologue.instructions.clone();
-        if let Some(rest) = prologue.rest {
-            moved.push(Instruction::with_branch(Code::Jmp_rel32_64, rest).map_err(unmovable)?);
-        }
-        moved.insert(0, Instruction::with(Code::Endbr64));
+        let moved = moved(at, prologue).map_err(unmovable)?;
         let thunk = thunk(at, calls).map_err(unmovable)?;
         let (thunk, moved) = (encode(&thunk, cell.thunk)?, encode(&moved, cell.copy)?);
         if thunk.len() as u64 > COPY - THUNK || moved.len() as u64 > CELL - COPY {
@@ -121,7 +119,16 @@ impl Island {
             Calls::FromOutside { code, own_slots } => (arch::inside_call(), code.clone(), *own_slots),
         };
         let bytes = (code.end - code.start).saturating_sub(2 * MARGIN);
-        let words = [stub, cell.copy, next, code.start + MARGIN, bytes, own, other];
+        let words = [
+            stub,
+            cell.copy,
+            next,
+            code.start + MARGIN,
+            bytes,
+            own,
+            other,
+            prologue.rest.unwrap_or_default(),
+        ];
         self.write(at, words.map(u64::to_le_bytes).as_flattened());
         self.write(cell.thunk, &thunk);
         self.write(cell.copy, &moved);
@@ -177,6 +184,31 @@ fn map_at(at: u64, bytes: usize) -> Result<Option<u64>, Error> {
         return Ok(None);
     }
     Ok(Some(at))
+}
+
+/// A function's first instructions, as they are where they are moved to.
+fn moved(cell: u64, prologue: &Prologue) -> Result<Vec<Instruction>, IcedError> {
+    let mut moved = vec![Instruction::with(Code::Endbr64)];
+    moved.extend(&prologue.instructions);
+    let (Some(rest), Some(&last)) = (prologue.rest, prologue.instructions.last()) else { return Ok(moved) };
+    let is_call = matches!(last.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+    if !is_call {
+        moved.push(Instruction::with_branch(Code::Jmp_rel32_64, rest)?);
+        return Ok(moved);
+    }
+    // A call returns to where it would have.
+    moved.pop();
+    let back = (cell + offset_of!(Words, back) as u64) as i64;
+    moved.push(Instruction::with1(Code::Push_rm64, MemoryOperand::with_base_displ(Register::RIP, back))?);
+    moved.push(match last.code() {
+        Code::Call_rel32_64 => Instruction::with_branch(Code::Jmp_rel32_64, last.near_branch_target())?,
+        _ => {
+            let mut jump = last;
+            jump.set_code(Code::Jmp_rm64);
+            jump
+        }
+    });
+    Ok(moved)
 }
 
 /// The code behind a patched entry. It changes no register: below the stack

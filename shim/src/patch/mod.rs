@@ -1,5 +1,6 @@
 //! Functions whose own entry is patched, for calls that pass no slot
-//! (`inline:NAME`), and where C code may compare a function's address.
+//! (`inline:NAME`), and where C code may compare a function's address
+//! (`identity`).
 //!
 //! The entry becomes a jump to a thunk nearby (`island`), which goes on to the
 //! trampoline, which goes on to the first instructions, moved (`prologue`).
@@ -17,11 +18,13 @@ use crate::modules::{Kind, Loaded, Registry};
 use crate::tracer::Tracer;
 use crate::{arch, callbacks, say};
 pub(crate) use identity::taken;
-use image::Image;
+use image::{Function, Image};
 pub(crate) use island::Words;
 use island::{Calls, Island};
-use prologue::{JUMP, Prologue};
+use prologue::Prologue;
 use refusal::Refusal;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use text::Text;
@@ -43,15 +46,29 @@ const NOT_CALLED: [&[u8]; 12] = [
     b"__fentry__",
     b"mcount",
 ];
+/// Words of stack arguments that the shell passes on.
+const STACK_WORDS: u16 = 32;
+
+/// A function whose address is taken, and its name.
+type Taken = (u64, &'static [u8]);
+
 /// A function to be patched.
 struct Wish<'a> {
     avma: u64,
-    size: u64,
-    name: &'a [u8],
-    kind: image::Kind,
+    function: Function<'a>,
     calls: Calls,
     /// Whether the variable names it in full: then a refusal is an error.
     named: bool,
+}
+
+/// A module, and what its file says of it.
+struct Patient<'a> {
+    tracer: &'a Tracer,
+    module: &'a Loaded,
+    image: Image<'a>,
+    functions: Vec<Function<'a>>,
+    /// Rarely used parts of functions, which compilers put elsewhere.
+    parts: Vec<Function<'a>>,
 }
 
 /// Patches what `TRACESHIM_CALLBACKS` names with `inline:` in those host modules
@@ -61,169 +78,198 @@ pub(crate) fn entries(
     tracer: &Tracer,
     registry: &Registry,
     is_new: &dyn Fn(&Loaded) -> bool,
-    taken: &[(u64, &[u8])],
+    taken: &[Taken],
 ) {
+    let wants_inline = !tracer.config.callbacks.inline.is_empty();
     for (n, module) in registry.modules.iter().enumerate() {
-        let taken: Vec<_> = taken.iter().filter(|&&(at, _)| module.contains(at)).collect();
-        let inline =
-            module.kind == Kind::Host && is_new(module) && !tracer.config.callbacks.inline.is_empty();
-        if !taken.is_empty() || inline {
-            let path = if n == 0 {
-                Path::new("/proc/self/exe")
-            } else {
-                Path::new(std::ffi::OsStr::from_bytes(&module.path))
-            };
-            if let Err(why) = module_entries(tracer, module, path, &taken, inline) {
+        let inline = wants_inline && module.kind == Kind::Host && is_new(module);
+        let is_missing = |&&(at, _): &&Taken| module.contains(at) && !callbacks::is_patched(at);
+        let taken: Vec<Taken> = taken.iter().filter(is_missing).copied().collect();
+        if !inline && taken.is_empty() {
+            continue;
+        }
+        let path =
+            if n == 0 { Path::new("/proc/self/exe") } else { Path::new(OsStr::from_bytes(&module.path)) };
+        if let Err(why) = patch(tracer, module, path, &taken, inline) {
+            if inline {
                 say::error(format_args!("{}: no entry is patched: {why}", path.display()));
             }
+            taken.iter().for_each(|(_, name)| stays_hooked(name, &why));
         }
     }
 }
 
-fn module_entries(
+fn patch(
     tracer: &Tracer,
     module: &Loaded,
     path: &Path,
-    taken: &[&(u64, &[u8])],
+    taken: &[Taken],
     inline: bool,
 ) -> Result<(), Refusal> {
-    let map = image::map(path).map_err(Refusal::NoFile)?;
-    let image = Image::parse(&map).ok_or_else(|| Refusal::NoFile(std::io::ErrorKind::InvalidData.into()))?;
+    if !text::is_only_thread() {
+        return Err(Refusal::OtherThreads);
+    }
+    let file = image::map(path).map_err(Refusal::NoFile)?;
+    let image = Image::parse(&file).ok_or_else(|| Refusal::NoFile(ErrorKind::InvalidData.into()))?;
     let functions = image.functions();
-    let wishes: Vec<Wish<'_>> = functions
-        .iter()
-        .filter_map(|function| {
-            let avma = function.svma.wrapping_add(module.identity.bias);
-            let is_taken = taken.iter().any(|&&(at, name)| at == avma && name == function.name);
-            let named = tracer.config.callbacks.inline.iter().any(|glob| glob == function.name);
-            let wanted = inline
-                && choice::is_wanted_inline(tracer.config, function.name)
-                && (named || function.kind != image::Kind::Untyped);
-            let calls = match (wanted, is_taken) {
-                (true, _) => Calls::All,
-                (_, true) => identity::from_outside(module, avma, function.name),
-                _ => return None,
+    let is_part = |function: &&Function<'_>| function.name.windows(5).any(|part| part == b".cold");
+    let parts = functions.iter().filter(is_part).copied().collect();
+    let patient = Patient { tracer, module, image, functions, parts };
+    let wishes = patient.wishes(taken, inline);
+    for (_, name) in taken.iter().filter(|(at, _)| !wishes.iter().any(|wish| wish.avma == *at)) {
+        stays_hooked(name, &Refusal::NoSymbol);
+    }
+    patient.grant(&wishes);
+    Ok(())
+}
+
+impl<'a> Patient<'a> {
+    /// What is asked for, one wish for each address.
+    fn wishes(&self, taken: &[Taken], inline: bool) -> Vec<Wish<'a>> {
+        let config = self.tracer.config;
+        let wish = |function: Function<'a>| {
+            let avma = function.svma.wrapping_add(self.module.identity.bias);
+            let named = config.callbacks.inline.iter().any(|glob| glob == function.name);
+            // A label isn't meant unless it is named.
+            let callable = named || function.kind != image::Kind::Untyped;
+            let calls = if inline && callable && choice::is_wanted_inline(config, function.name) {
+                Calls::All
+            } else if taken.contains(&(avma, function.name)) {
+                identity::from_outside(self.module, avma, function.name)
+            } else {
+                return None;
             };
-            Some(Wish { avma, size: function.size, name: function.name, kind: function.kind, calls, named })
-        })
-        .collect();
-    let mut judged = Vec::new();
-    for wish in wishes {
-        if callbacks::is_patched(wish.avma)
-            || judged.iter().any(|(other, _): &(Wish<'_>, _)| other.avma == wish.avma)
-        {
-            continue;
-        }
-        match judge(&wish, module, &image, &functions) {
-            Ok(prologue) => judged.push((wish, prologue)),
-            Err(why) => refuse(&wish, &why),
-        }
+            Some(Wish { avma, function, calls, named })
+        };
+        let mut wishes: Vec<Wish<'a>> = self.functions.iter().copied().filter_map(wish).collect();
+        wishes.dedup_by(|other, first| {
+            let same = other.avma == first.avma;
+            if same && other.calls == Calls::All {
+                (first.calls, first.named) = (Calls::All, first.named || other.named);
+            }
+            same
+        });
+        wishes
     }
-    if judged.is_empty() {
-        return Ok(());
-    }
-    let text = match Text::open() {
-        _ if !text::is_only_thread() => Err(Refusal::OtherThreads),
-        text => text.map_err(Refusal::NoWriting),
-    };
-    let made = text.and_then(|text| Ok((text, make(tracer, module, &judged)?)));
-    match made {
-        Ok((text, cells)) => {
-            for ((wish, prologue), cell) in judged.iter().zip(cells) {
-                if let Err(why) = cell.and_then(|cell| put(tracer, &text, wish, prologue, cell)) {
-                    refuse(wish, &why);
+
+    /// Patches what can be, and says of the rest why not.
+    fn grant(&self, wishes: &[Wish<'_>]) {
+        let mut refused = 0;
+        let mut refuse = |wish: &Wish<'_>, why: &Refusal| {
+            let name = wish.function.name.escape_ascii();
+            match &wish.calls {
+                Calls::FromOutside { .. } => stays_hooked(wish.function.name, why),
+                Calls::All if wish.named => say::error(format_args!("inline:{name}: {}", Unpatched(why))),
+                Calls::All => {
+                    refused += 1;
+                    say::info(format_args!("inline:{name}: {}", Unpatched(why)));
                 }
             }
+        };
+        let mut judged = Vec::new();
+        for wish in wishes {
+            match self.judge(wish) {
+                Ok(prologue) => judged.push((wish, prologue)),
+                Err(why) => refuse(wish, &why),
+            }
         }
-        Err(why) => judged.iter().for_each(|(wish, _)| refuse(wish, &why)),
-    }
-    Ok(())
-}
-
-/// Looks at a function, and says why not where it can't be patched.
-fn judge(
-    wish: &Wish<'_>,
-    module: &Loaded,
-    image: &Image<'_>,
-    functions: &[image::Function<'_>],
-) -> Result<Prologue, Refusal> {
-    if wish.avma == text::program_entry() || NOT_CALLED.contains(&wish.name) {
-        return Err(Refusal::NotCalled);
-    }
-    match wish.kind {
-        image::Kind::Chooser => return Err(Refusal::Chooser),
-        _ if wish.size == 0 => return Err(Refusal::Unsized),
-        _ => {}
-    }
-    let (code, behind) = text::of_function(module, wish.avma, wish.size)?;
-    let svma = wish.avma.wrapping_sub(module.identity.bias);
-    if image.code(svma, wish.size) != Some(code) {
-        return Err(Refusal::Differs);
-    }
-    let parts: Vec<_> = functions
-        .iter()
-        .filter(|part| is_part(part.name, wish.name))
-        .filter_map(|part| {
-            let avma = part.svma.wrapping_add(module.identity.bias);
-            Some((avma, text::of_function(module, avma, part.size).ok()?.0))
-        })
-        .collect();
-    let prologue = prologue::judge(wish.avma, code, behind, &parts)?;
-    let gone = svma + 1
-        ..prologue.rest.unwrap_or_default().max(prologue.at + JUMP).wrapping_sub(module.identity.bias);
-    let after = functions.partition_point(|function| function.svma < gone.start);
-    match functions.get(after) {
-        Some(function) if gone.contains(&function.svma) => Err(Refusal::SecondEntry),
-        _ => Ok(prologue),
-    }
-}
-
-/// Compilers put rarely used parts of a function elsewhere, as `name.cold`.
-fn is_part(part: &[u8], name: &[u8]) -> bool {
-    part.strip_prefix(name).is_some_and(|rest| rest.starts_with(b".cold"))
-}
-
-type Made = Result<island::Cell, Refusal>;
-
-/// Makes the cells and trampolines of these functions.
-fn make(tracer: &Tracer, module: &Loaded, judged: &[(Wish<'_>, Prologue)]) -> Result<Vec<Made>, Refusal> {
-    let island = Island::near(&(module.identity.start..module.identity.end), judged.len())?;
-    let cells = judged.iter().enumerate().map(|(i, (wish, prologue))| {
-        let n = callbacks::number(tracer, wish.avma, wish.name).ok_or(Refusal::NoStub)?;
-        let stub = arch::stub(n).ok_or(Refusal::NoStub)?;
-        island.fill(i, prologue, stub, &wish.calls)
-    });
-    let cells = cells.collect();
-    island.finish()?;
-    Ok(cells)
-}
-
-/// The last step: from here on the function's calls pass through its trampoline.
-fn put(
-    tracer: &Tracer,
-    text: &Text,
-    wish: &Wish<'_>,
-    prologue: &Prologue,
-    cell: island::Cell,
-) -> Result<(), Refusal> {
-    callbacks::set_patched(tracer, wish.avma, Some(cell.copy));
-    text.jump(prologue, cell.thunk).map_err(|error| {
-        callbacks::set_patched(tracer, wish.avma, None);
-        Refusal::NoWriting(error)
-    })?;
-    say::info(format_args!("{}: its entry is patched", wish.name.escape_ascii()));
-    Ok(())
-}
-
-fn refuse(wish: &Wish<'_>, why: &Refusal) {
-    let name = wish.name.escape_ascii();
-    match &wish.calls {
-        Calls::All if wish.named => {
-            say::error(format_args!("inline:{name}: its entry can't be patched: {why}"))
+        match self.put_all(&judged) {
+            Ok(results) => {
+                for ((wish, _), result) in judged.iter().zip(results) {
+                    if let Err(why) = result {
+                        refuse(wish, &why);
+                    }
+                }
+            }
+            Err(why) => judged.iter().for_each(|(wish, _)| refuse(wish, &why)),
         }
-        Calls::All => say::info(format_args!("inline:{name}: its entry can't be patched: {why}")),
-        Calls::FromOutside { .. } => say::info(format_args!(
-            "{name}: its address is taken, and its entry can't be patched: {why}; C code has another address than the host"
-        )),
+        if refused > 0 {
+            say::error(format_args!(
+                "inline: {refused} functions that match can't be patched; TRACESHIM_LOG=info names them and the reasons"
+            ));
+        }
     }
+
+    /// Looks at a function, and says why not where it can't be patched.
+    fn judge(&self, wish: &Wish<'_>) -> Result<Prologue, Refusal> {
+        let Function { svma, size, name, kind } = wish.function;
+        if wish.avma == text::program_entry() || NOT_CALLED.contains(&name) {
+            return Err(Refusal::NotCalled);
+        }
+        if kind == image::Kind::Chooser {
+            return Err(Refusal::Chooser);
+        }
+        if size == 0 {
+            return Err(Refusal::Unsized);
+        }
+        let words = self.tracer.config.stack_words_of(name).unwrap_or_default();
+        if wish.calls == Calls::All && words > STACK_WORDS {
+            return Err(Refusal::Wide);
+        }
+        let (code, behind) = text::of_function(self.module, wish.avma, size)?;
+        if self.image.code(svma, size) != Some(code) {
+            return Err(Refusal::Differs);
+        }
+        let parts = self.parts.iter().filter(|part| part.name.starts_with(name)).filter_map(|part| {
+            let avma = part.svma.wrapping_add(self.module.identity.bias);
+            Some((avma, text::of_function(self.module, avma, part.size).ok()?.0))
+        });
+        let prologue = prologue::judge(wish.avma, code, behind, &parts.collect::<Vec<_>>())?;
+        let gone = prologue.gone();
+        let next = self.functions.partition_point(|function| function.svma <= svma);
+        match self.functions.get(next) {
+            Some(next) if next.svma - svma < gone.end - gone.start => Err(Refusal::SecondEntry),
+            _ => Ok(prologue),
+        }
+    }
+
+    /// Makes what the patched entries lead to, and patches each.
+    fn put_all(&self, judged: &[(&Wish<'_>, Prologue)]) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+        if judged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let text = Text::open().map_err(Refusal::NoWriting)?;
+        let island = Island::near(&(self.module.identity.start..self.module.identity.end), judged.len())?;
+        let fill = |(i, (wish, prologue)): (usize, &(&Wish<'_>, Prologue))| {
+            let n = callbacks::number(self.tracer, wish.avma, wish.function.name);
+            let stub = n.and_then(arch::stub).ok_or(Refusal::NoStub)?;
+            island.fill(i, prologue, stub, &wish.calls)
+        };
+        let cells: Vec<_> = judged.iter().enumerate().map(fill).collect();
+        island.finish()?;
+        let put =
+            |((wish, prologue), cell): (&(&Wish<'_>, Prologue), _)| self.put(&text, wish, prologue, cell?);
+        Ok(judged.iter().zip(cells).map(put).collect())
+    }
+
+    /// The last step: from here on the function's calls pass its trampoline.
+    fn put(
+        &self,
+        text: &Text,
+        wish: &Wish<'_>,
+        prologue: &Prologue,
+        cell: island::Cell,
+    ) -> Result<(), Refusal> {
+        callbacks::set_patched(self.tracer, wish.avma, cell.copy, self.module.entry);
+        text.jump(prologue, cell.thunk).map_err(|error| {
+            callbacks::forget_patched(self.tracer, |address, _| address == wish.avma);
+            Refusal::NoWriting(error)
+        })?;
+        say::info(format_args!("{}: its entry is patched", wish.function.name.escape_ascii()));
+        Ok(())
+    }
+}
+
+struct Unpatched<'a>(&'a Refusal);
+
+impl std::fmt::Display for Unpatched<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "its entry can't be patched: {}", self.0)
+    }
+}
+
+/// Says that trampolines stay in slots although the address is used.
+fn stays_hooked(name: &[u8], why: &Refusal) {
+    let (name, why) = (name.escape_ascii(), Unpatched(why));
+    say::info(format_args!("{name}: C code takes its address, which isn't the host's: {why}"));
 }

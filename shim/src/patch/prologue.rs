@@ -2,7 +2,8 @@
 //! place, and whether they can.
 
 use super::refusal::Refusal;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use crate::arch;
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 use std::ops::Range;
 
 /// Bytes of a jump to anywhere within 2 GiB.
@@ -15,9 +16,20 @@ const ALIGNMENT: u64 = 16;
 pub(super) struct Prologue {
     /// Where the jump is written: the function's entry, or behind its `endbr64`.
     pub(super) at: u64,
+    /// Where the function begins.
+    address: u64,
     /// Where the rest of the function goes on; nowhere, where all of it moves.
     pub(super) rest: Option<u64>,
     pub(super) instructions: Vec<Instruction>,
+}
+
+impl Prologue {
+    /// What isn't there any more where the function was: its first instructions,
+    /// or as much as the jump takes.
+    pub(super) fn gone(&self) -> Range<u64> {
+        let moved = self.instructions.last().map_or(self.at, Instruction::next_ip);
+        self.address..moved.max(self.at + JUMP)
+    }
 }
 
 /// Decides about the function at `address`, whose code is `code`. `behind` is
@@ -39,7 +51,11 @@ pub(super) fn judge(
                 continue;
             }
             _ if instruction.is_invalid() => return Err(Refusal::Undecodable),
-            FlowControl::Call | FlowControl::IndirectCall => return Err(Refusal::Call),
+            FlowControl::Call | FlowControl::IndirectCall
+                if next - at < JUMP || !is_plain_call(&instruction) =>
+            {
+                return Err(Refusal::Call);
+            }
             FlowControl::Interrupt | FlowControl::Exception | FlowControl::XbeginXabortXend => {
                 return Err(Refusal::Unmovable);
             }
@@ -63,11 +79,25 @@ pub(super) fn judge(
             return Err(Refusal::Short);
         }
     }
-    let gone = address..moved.max(at + JUMP);
+    let prologue = Prologue { at, address, rest: (!ends).then_some(moved), instructions };
     for &(start, code) in [(address, code)].iter().chain(parts) {
-        check_targets(start, code, &gone)?;
+        check_targets(start, code, &prologue.gone())?;
     }
-    Ok(Prologue { at, rest: (!ends).then_some(moved), instructions })
+    Ok(prologue)
+}
+
+/// Whether a call can be told apart into pushing where it returns to, and a jump.
+/// It then returns to the function itself, and no stack shows that it was moved.
+fn is_plain_call(call: &Instruction) -> bool {
+    match call.code() {
+        Code::Call_rel32_64 => !arch::has_shadow_stack(),
+        Code::Call_rm64 => {
+            let through_stack =
+                [call.memory_base(), call.memory_index(), call.op0_register()].contains(&Register::RSP);
+            !through_stack && !arch::has_shadow_stack()
+        }
+        _ => false,
+    }
 }
 
 fn decode(address: u64, code: &[u8]) -> Decoder<'_> {

@@ -38,3 +38,28 @@ pub(crate) fn tsc_is_invariant() -> bool {
     let leaf = |n: u32| core::arch::x86_64::__cpuid(n);
     leaf(0x8000_0000).eax >= 0x8000_0007 && leaf(0x8000_0007).edx & 1 << 8 != 0
 }
+
+/// Whether returns are checked against a stack of their own (CET).
+pub(crate) fn has_shadow_stack() -> bool {
+    let mut pointer = 0u64;
+    // SAFETY: reads that stack's pointer; does nothing where there is none.
+    unsafe { std::arch::asm!("rdsspq {0}", inout(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where indirect calls and jumps must lead to (CET), and ours all do.
+    #[test]
+    fn whatever_is_called_indirectly_begins_with_endbr64() {
+        let stubs = (0..STUBS).map(|n| stub(n as u16).unwrap());
+        let registrars = (0..REGISTRARS).map(|n| registrar(n, 0).unwrap());
+        for at in stubs.chain(registrars).chain([shell(), inside_call(), start_stub as *const () as u64]) {
+            // SAFETY: code of this library.
+            let first: [u8; 4] = unsafe { (at as *const [u8; 4]).read() };
+            assert_eq!(first, [0xf3, 0x0f, 0x1e, 0xfa], "{at:#x}");
+        }
+    }
+}
