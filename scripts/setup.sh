@@ -13,6 +13,7 @@ for_tests=(
     clang:clang ld.lld:lld gdb:gdb strace:strace shellcheck:shellcheck
     xz:xz-utils zstd:zstd redis-server:redis-server redis-benchmark:redis-tools
     dwz:dwz llvm-symbolizer:llvm /usr/lib/x86_64-linux-gnu/libunwind.so.8:libunwind8
+    musl-gcc:musl-tools
     # The headers that the presets of callbacks are compared with.
     /usr/include/sqlite3.h:libsqlite3-dev /usr/include/expat.h:libexpat1-dev /usr/include/zlib.h:zlib1g-dev
     /usr/include/x86_64-linux-gnu/curl/curl.h:libcurl4-openssl-dev /usr/include/openssl/ssl.h:libssl-dev

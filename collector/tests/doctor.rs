@@ -1,90 +1,21 @@
-//! `doctor`: what it says beforehand, and that it is so.
+//! `doctor` on programs: what it says beforehand, and that it is so.
 
+mod asked;
 mod common;
 mod traced;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use common::skip;
+use asked::{blocked, compiled, doctor, examine, full, functions, gcc, limited, report, said};
 use serde_json::Value;
 use traced::{fixture, library, preloaded};
 use traceshim_ring::file::RingFile;
 
 /// Flag sets that differ in how slots look and when they are filled.
 const FLAG_SETS: [&str; 5] = ["O0-fp", "O2-nofp", "O2-fp-noplt", "O2-fp-now", "O2-fp-nopie"];
-
-fn doctor(dir: &Path, options: &[&str], command: &[&Path]) -> Command {
-    let mut collector = Command::new(env!("CARGO_BIN_EXE_collector"));
-    collector.args(["doctor", "--format", "json"]).args(options).arg("--").args(command);
-    collector.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir).env_remove("ASAN_OPTIONS");
-    collector.current_dir(dir);
-    collector
-}
-
-/// The report, and the exit status.
-fn report(command: &mut Command) -> (Value, i32) {
-    let output = command.output().expect("the collector runs");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text} {stderr}"));
-    (value, output.status.code().expect("an exit status"))
-}
-
-fn examine(dir: &Path, options: &[&str], program: &Path) -> (Value, i32) {
-    report(&mut doctor(dir, options, &[program]))
-}
-
-fn functions(report: &Value, list: &str) -> BTreeSet<String> {
-    let all = report[list].as_array().expect("a list");
-    all.iter().map(|hook| hook["function"].as_str().expect("a name").to_owned()).collect()
-}
-
-/// What is said of this weight about this topic, with the advice.
-fn said(report: &Value, severity: &str, about: &str) -> String {
-    let all = report["findings"].as_array().expect("a list").iter();
-    let found = all.filter(|finding| finding["severity"] == severity && finding["about"] == about);
-    found.map(|finding| format!("{} [{}]", finding["what"], finding["advice"])).collect()
-}
-
-/// A blocker and the status for it.
-fn blocked(report: &(Value, i32), about: &str, what: &str) {
-    let text = said(&report.0, "blocker", about);
-    assert!(text.contains(what), "{what}: {}", report.0);
-    assert_eq!((report.1, report.0["verdict"].as_str()), (2, Some("untraceable")));
-}
-
-/// A limit and the status for it.
-fn limited(report: &(Value, i32), about: &str, what: &str) {
-    let text = said(&report.0, "limit", about);
-    assert!(text.contains(what), "{what}: {}", report.0);
-    assert_eq!((report.1, report.0["verdict"].as_str()), (1, Some("limited")));
-}
-
-fn full(report: &(Value, i32)) {
-    assert_eq!((report.1, report.0["verdict"].as_str()), (0, Some("full")), "{}", report.0);
-}
-
-/// Compiles with these flags; where that fails there is no such compiler.
-fn compiled(compiler: &str, dir: &Path, name: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
-    std::fs::write(dir.join("source.c"), source).unwrap();
-    let mut command = Command::new(compiler);
-    command.args(["-O2", "-o", name, "source.c"]).args(flags).current_dir(dir);
-    match command.output() {
-        Ok(output) if output.status.success() => Some(dir.join(name)),
-        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
-        Err(error) => {
-            skip(name, &format!("{compiler}: {error}"));
-            None
-        }
-    }
-}
-
-fn gcc(dir: &Path, name: &str, source: &str, flags: &[&str]) -> PathBuf {
-    compiled("gcc", dir, name, source, flags).expect("gcc")
-}
 
 /// A program with a library that calls it back, as -rdynamic or not. The library
 /// leaves a file behind when it is run.
@@ -319,88 +250,4 @@ fn allocators_that_a_host_brings_along_are_left_alone() {
     assert_eq!(functions(&found.0, "left_alone"), BTreeSet::from(["malloc".to_owned()]));
     let named = examine(dir.path(), &["--callbacks", "malloc"], &app);
     assert_eq!(functions(&named.0, "hooks"), BTreeSet::from(["malloc".to_owned()]));
-}
-
-#[test]
-fn this_machine_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let found = report(&mut doctor(dir.path(), &[], &[]));
-    full(&found);
-    assert!(said(&found.0, "note", "privileges").contains("no privileges are needed"));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-
-    let file = dir.path().join("file");
-    std::fs::write(&file, "").unwrap();
-    let mut in_file = doctor(dir.path(), &[], &[]);
-    blocked(&report(in_file.env("TRACESHIM_DIR", &file)), "session", "file");
-    let mut without_shim = doctor(dir.path(), &[], &[]);
-    blocked(&report(without_shim.env("TRACESHIM_LIBRARY", "/no/lib.so")), "shim", "/no/lib.so");
-    let huge = report(&mut doctor(dir.path(), &["--ring-size", "16G"], &[]));
-    let free = huge.0["free_bytes"].as_u64().unwrap();
-    match free < 16 << 30 {
-        true => blocked(&huge, "space", "16.0 GB"),
-        false => assert_ne!(said(&huge.0, "note", "space").is_empty(), free < 128 << 30),
-    }
-    let collector = env!("CARGO_BIN_EXE_collector");
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -f 1000; exec \"$0\" doctor --format json --ring-size 64M", collector]);
-    limited.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir.path());
-    blocked(&report(&mut limited), "limits", "RLIMIT_FSIZE");
-}
-
-#[test]
-fn bad_options_are_usage_errors() {
-    for args in [&["--callbacks", "a,,b"][..], &["--ring-size", "1"], &["--callback-preset", "nothing"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_collector")).arg("doctor").args(args).output().unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
-    }
-}
-
-#[test]
-fn people_are_told_in_sentences() {
-    let program = fixture("founding", "O2-fp");
-    let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_collector"));
-    command.arg("doctor").arg("--").arg(&program);
-    command.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir.path());
-    let output = command.output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("host       founding: "), "{text}");
-    assert!(text.contains("  host_called_from_c         libfounding.so  JUMP_SLOT\n"), "{text}");
-    assert!(text.ends_with("\nEverything would be traced.\n"), "{text}");
-}
-
-fn recorded(dir: &Path, command: &[&str]) -> Output {
-    let mut collector = Command::new(env!("CARGO_BIN_EXE_collector"));
-    collector.args(["record", "--"]).args(command).current_dir(dir);
-    collector.env("TRACESHIM_LIBRARY", library()).env("TRACESHIM_DIR", dir).output().unwrap()
-}
-
-#[test]
-fn record_says_why_there_is_no_callback() {
-    let dir = tempfile::tempdir().unwrap();
-    let source = "#include <pthread.h>\nstatic void *f(void *p) { return p; }\n\
-                  int main(int n, char **v) { (void)v; pthread_t t; if (n > 1 && !pthread_create(&t, 0, f, 0)) \
-                  pthread_join(t, 0); return 7; }\n";
-    gcc(dir.path(), "app", source, &["-pthread"]);
-    for (command, nothing) in [(&["./app"][..], true), (&["./app", "thread"], false)] {
-        let output = recorded(dir.path(), command);
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(7), "{stderr}");
-        let why = "no callback was seen: app exports no function: nothing of it can be called back by name; \
-                   link it with -rdynamic (-Wl,--export-dynamic)\n";
-        assert!(stderr.contains(why), "{stderr}");
-        assert_eq!(stderr.contains("nothing was recorded: "), nothing, "{stderr}");
-    }
-    // A shell that starts a program isn't asked itself.
-    let output = recorded(dir.path(), &["sh", "-c", "exec ./app thread"]);
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("no callback was seen: app exports no function")
-    );
-
-    let founding = fixture("founding", "O2-fp");
-    let output = recorded(dir.path(), &[founding.to_str().unwrap()]);
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("no callback was seen"));
 }

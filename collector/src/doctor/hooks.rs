@@ -59,6 +59,9 @@ impl Left {
     }
 }
 
+/// What every program has, and nobody calls back.
+const STARTS: [&[u8]; 4] = [b"main", b"_start", b"_init", b"_fini"];
+
 /// Looks through every module's slots, as the shim will when they are loaded.
 pub(crate) fn plan(config: &Config, modules: &[Module]) -> Plan {
     let mut plan = Plan::default();
@@ -113,7 +116,8 @@ impl Plan {
         let ask = |module: &Module| module.side == Side::CSide && module.imports(b"dlsym");
         for (number, module) in modules.iter().enumerate().filter(|(_, module)| ask(module)) {
             for string in module.data.split(|&b| b == 0).filter(|string| string.len() > 2) {
-                if choice::is_wanted(config, string)
+                if !STARTS.contains(&string)
+                    && choice::is_wanted(config, string)
                     && modules.iter().any(|module| is_hosts(config, module, string))
                     && !module.imports(string)
                     && !self.hooked.contains_key(string)

@@ -200,7 +200,7 @@ fn interposers(case: &Case<'_>, findings: &mut Vec<Finding>) {
     const OURS: [&[u8]; 4] = [b"pthread_create", b"dlopen", b"dlsym", b"fork"];
     for module in case.others().filter(|module| !module.file_name().starts_with("libc.so")) {
         let both = list(OURS.into_iter().filter(|name| module.exports(name)));
-        if !both.is_empty() && !module.file_name().starts_with("libpthread.so") {
+        if !both.is_empty() {
             let what = format!("{} stands before {both}, too; the shim passes on to it", module.file_name());
             findings.push(Finding::note("interposers", what));
         }
