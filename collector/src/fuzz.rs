@@ -143,7 +143,7 @@ fn perf_map(bytes: &[u8]) {
     let path = dir.path().join("map");
     std::fs::write(&path, bytes).expect("a file");
     let uid = path.metadata().expect("it is there").uid();
-    let map = PerfMap::read(&path, uid).unwrap_or_default();
+    let map = PerfMap::read(&path, uid, 0).unwrap_or_default();
     for address in [0, 1, 0x1000, 0x7fff_0000_0000, u64::MAX] {
         map.find(address);
     }

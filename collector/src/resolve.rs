@@ -123,8 +123,9 @@ impl Resolver {
                 self.symbolizer.find(&m.path, traced, probe.wrapping_sub(m.bias))
             }
             None if self.symbolizer.options().enabled => {
-                let (pid, uid) = (process.info.pid, process.owner_uid);
-                let map = self.perf_maps.entry(pid).or_insert_with(|| PerfMap::of_process(pid, uid));
+                let (pid, uid, start_ns) = (process.info.pid, process.owner_uid, process.info.start_real_ns);
+                let map = || PerfMap::of_process(pid, uid, start_ns);
+                let map = self.perf_maps.entry(process.id).or_insert_with(map);
                 let function = map.find(probe).map(str::to_owned);
                 vec![Site { function, ..Site::default() }]
             }

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Writer, collector, events, of_kind, sample};
-use traced::{fixture, library};
+use traced::{fixture, library, preloaded};
 use traceshim_ring::drain::Drain;
 use traceshim_ring::layout::header;
 use traceshim_ring::record::{Origin, kind, pair};
@@ -77,8 +77,8 @@ fn wait_for_ring(dir: &Path, record: &mut Child) -> (PathBuf, PathBuf) {
 }
 
 /// Writes over a ring while its program fills it and a collector drains it, and
-/// others read it, and lets it grow to a terabyte.
-fn scribble(policy: &str, seed: u64) {
+/// others read it, and lets it grow to a terabyte. How often they could.
+fn scribble(policy: &str, seed: u64) -> u32 {
     let dir = tempfile::tempdir().unwrap();
     let program = fixture("spin", "O2-fp");
     let mut record = Command::new(env!("CARGO_BIN_EXE_collector"))
@@ -122,15 +122,15 @@ fn scribble(policy: &str, seed: u64) {
     // What the program printed and how it ended: it never noticed.
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"time is up\n"[..]), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
-    assert!(readable > 0, "nothing was ever readable");
     assert!(read(&["stats", "--no-symbols"], &dir.path().join("t")));
+    readable
 }
 
 #[test]
 fn a_ring_that_is_scribbled_on_disturbs_neither_its_program_nor_the_collector() {
-    for (policy, seed) in [("drop", 11), ("overwrite", 12), ("drop", 13), ("overwrite", 14)] {
-        scribble(policy, seed);
-    }
+    let runs = [("drop", 11), ("overwrite", 12), ("drop", 13), ("overwrite", 14)];
+    let readable: u32 = runs.into_iter().map(|(policy, seed)| scribble(policy, seed)).sum();
+    assert!(readable > 0, "nothing was ever readable");
 }
 
 #[test]
@@ -291,5 +291,20 @@ fn nothing_on_the_command_line_reaches_the_terminal_as_it_is() {
         let stderr = String::from_utf8(output.stderr).expect("UTF-8");
         assert!(!output.status.success() && stderr.contains("red"), "{args:?}: {stderr}");
         assert_eq!(harmful(&stderr), None, "{args:?}: {stderr:?}");
+    }
+}
+
+#[test]
+fn nothing_that_the_shim_is_told_reaches_the_terminal_as_it_is() {
+    let program = fixture("founding", "O2-fp");
+    for (name, value) in
+        [("TRACESHIM_UNWINDER", "\u{1b}[31mred\u{9b}"), ("TRACESHIM_DIR", "/proc/\u{9b}red\n")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let output = preloaded(&program, dir.path()).env(name, value).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.success());
+        assert!(stderr.contains("red") && stderr.lines().count() == 1, "{stderr}");
+        assert_eq!(harmful(&stderr), None, "{stderr:?}");
     }
 }

@@ -61,7 +61,8 @@ impl Ring<'_> {
         loop {
             let seen = self.load(at, Ordering::Acquire);
             let offset = seen % CHUNK_BYTES as u64;
-            if offset != 0 && offset + bytes <= CHUNK_BYTES as u64 {
+            // A cursor that somebody changed must not lead into the header.
+            if seen > CHUNK_BYTES as u64 && offset != 0 && offset + bytes <= CHUNK_BYTES as u64 {
                 if self.cas(at, seen, seen + bytes, Ordering::AcqRel) {
                     return Some((seen / REF_BYTES as u64) as Ref);
                 }

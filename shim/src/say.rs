@@ -19,14 +19,18 @@ struct Line {
 
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for &byte in text.as_bytes() {
-            // The last place is the line's end. What is said names files and
-            // values of others: no control characters get through.
-            if self.len + 1 < self.bytes.len()
-                && let Some(place) = self.bytes.get_mut(self.len)
+        for c in text.chars() {
+            // What is said names files and values of others: no control
+            // characters get through.
+            let mut utf8 = [0; 4];
+            let part = if c.is_control() { "?" } else { c.encode_utf8(&mut utf8) }.as_bytes();
+            // The last place is the line's end.
+            let (from, to) = (self.len, self.len + part.len());
+            if to < self.bytes.len()
+                && let Some(place) = self.bytes.get_mut(from..to)
             {
-                *place = if byte < b' ' || byte == 0x7f { b'?' } else { byte };
-                self.len += 1;
+                place.copy_from_slice(part);
+                self.len = to;
             }
         }
         Ok(())

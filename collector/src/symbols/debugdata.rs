@@ -3,12 +3,17 @@
 
 /// More than any such section expands to; beyond it the section is ignored.
 const EXPANDED_CAP_BYTES: u64 = 256 << 20;
+/// Symbols pack to a fifth; what packs better than this, and isn't small, was
+/// made to fill the memory.
+const RATIO_CAP: u64 = 64;
+const SMALL_BYTES: u64 = 1 << 20;
 
 /// The expanded file, kept for the life of the process like every other one.
 pub(crate) fn expand(xz: &[u8]) -> Option<&'static [u8]> {
     // The decoder collects all output before it hands any out, so the sizes
     // that it will reach are added up beforehand.
-    if expanded_bytes(xz)? > EXPANDED_CAP_BYTES {
+    let plausible = (xz.len() as u64).saturating_mul(RATIO_CAP).max(SMALL_BYTES);
+    if expanded_bytes(xz)? > EXPANDED_CAP_BYTES.min(plausible) {
         return None;
     }
     let mut expanded = Vec::new();
@@ -64,6 +69,22 @@ fn expanded_bytes(xz: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_made_to_fill_the_memory_is_left_alone() {
+        let packed = |bytes: &str| {
+            let line = format!("head -c {bytes} /dev/zero | xz -c");
+            std::process::Command::new("sh").args(["-c", &line]).output().unwrap().stdout
+        };
+        let (small, large) = (packed("1M"), packed("9M"));
+        if small.is_empty() {
+            eprintln!("skipped: no xz here");
+            return;
+        }
+        assert_eq!(expand(&small).map(<[u8]>::len), Some(1 << 20));
+        assert_eq!(expanded_bytes(&large), Some(9 << 20));
+        assert_eq!(expand(&large), None);
+    }
 
     #[test]
     fn expands_what_it_adds_up() {

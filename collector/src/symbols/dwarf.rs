@@ -16,8 +16,10 @@ type Slice = gimli::EndianSlice<'static, RunTimeEndian>;
 /// More than any section of a real program expands to; a section that claims
 /// more is treated as missing.
 const SECTION_CAP_BYTES: u64 = 4 << 30;
-/// No compressor in use packs better than this.
-const RATIO_CAP: u64 = 1100;
+/// Debug information packs to a tenth. A small section may be all zeros; a large
+/// one that packs better than this was made to fill the memory.
+const RATIO_CAP: u64 = 64;
+const SMALL_BYTES: u64 = 1 << 20;
 
 /// The debug information of one module.
 pub(crate) struct Dwarf {
@@ -106,8 +108,8 @@ fn expand(section: &impl ObjectSection<'static>) -> Option<&'static [u8]> {
         return Some(data.data);
     }
     let size = data.uncompressed_size;
-    let ratio_cap = (data.data.len() as u64).saturating_mul(RATIO_CAP);
-    if size > SECTION_CAP_BYTES.min(ratio_cap) {
+    let plausible = (data.data.len() as u64).saturating_mul(RATIO_CAP).max(SMALL_BYTES);
+    if size > SECTION_CAP_BYTES.min(plausible) {
         return None;
     }
     Some(data.decompress().ok()?.into_owned().leak())
