@@ -57,7 +57,7 @@ record() {
             --callback-arg "pthread_key_create:2,pthread_once:2,atexit:1,c_register:2"
         )
         ;;
-    maps) options+=(--callbacks auto,inline:patched --callback-arg c_calls:1) ;;
+    maps) options+=(--callbacks "auto,inline:patched" --callback-arg c_calls:1) ;;
     inline) options+=(--callbacks "$(inline_functions)") ;;
     esac
     TRACESHIM_STACK_WORDS="host_wide*:300" "$collector" record "${options[@]}" -o "$trace" -- "$program" \
