@@ -34,6 +34,9 @@ trace_of() {
     echo "$scratch/$1.$2.$3.trace"
 }
 
+# For every run of a fixture.
+more_options=()
+
 # record FIXTURE FLAGSET UNWINDER: runs it with the shim and without.
 record() {
     local program trace status plain_status
@@ -41,7 +44,7 @@ record() {
     trace=$(trace_of "$1" "$2" "$3")
     plain_status=0 status=0
     "$program" >"$scratch/plain.out" 2>"$scratch/plain.err" </dev/null || plain_status=$?
-    local options=(--unwinder "$3")
+    local options=(--unwinder "$3" "${more_options[@]}")
     case $1 in
     register)
         options+=(
@@ -92,6 +95,18 @@ refused_aloud() {
             return
     done
     [[ $(grep -c '^traceshim: ' "$scratch/traced.err") == "${#refusals[@]}" ]]
+}
+
+# What holds of trampolines in slots holds of patched entries.
+patched() {
+    more_options=(--callbacks 'auto,inline:host_*')
+    check abi O2-nofp auto
+    check cxxhost O2-fp auto
+    check cxxhost O0-nofp auto
+    # Not host_waits, which the host calls, too.
+    more_options=(--callbacks 'auto,inline:host_plain,inline:host_jumps,inline:host_nests,inline:host_exits')
+    check unwind-ways O2-fp auto
+    more_options=()
 }
 
 # A function whose entry is patched goes away with its library, and another
@@ -229,7 +244,7 @@ says_what_is_apart() {
 }
 
 all=(
-    founding nested storm names parallel tables register hand-over inline maps abi wide
+    founding nested storm names parallel tables register hand-over inline patched maps abi wide
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin
@@ -250,7 +265,7 @@ for fixture in "${rest[@]}"; do
     tables | register | abi | wide | shapes)
         everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie
         ;;
-    killed | fails_open) "$fixture" ;;
+    killed | fails_open | patched) "$fixture" ;;
     opener)
         everything_in opener O2-fp O0-nofp
         says_what_is_apart

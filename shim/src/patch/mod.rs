@@ -112,8 +112,9 @@ fn patch(
     let file = image::map(path).map_err(Refusal::NoFile)?;
     let image = Image::parse(&file).ok_or_else(|| Refusal::NoFile(ErrorKind::InvalidData.into()))?;
     let functions = image.functions();
-    let is_part = |function: &&Function<'_>| function.name.windows(5).any(|part| part == b".cold");
-    let parts = functions.iter().filter(is_part).copied().collect();
+    // Not functions: they have no frame of their own, and are jumped to.
+    let is_part = |function: &Function<'_>| function.name.windows(5).any(|part| part == b".cold");
+    let (parts, functions) = functions.into_iter().partition(is_part);
     let patient = Patient { tracer, module, image, functions, parts };
     let wishes = patient.wishes(taken, inline);
     for (_, name) in taken.iter().filter(|(at, _)| !wishes.iter().any(|wish| wish.avma == *at)) {
