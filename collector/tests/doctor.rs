@@ -15,7 +15,7 @@ use traced::{fixture, library, preloaded};
 use traceshim_ring::file::RingFile;
 
 /// Flag sets that differ in how slots look and when they are filled.
-const FLAG_SETS: [&str; 5] = ["O0-fp", "O2-nofp", "O2-fp-noplt", "O2-fp-now", "O2-fp-nopie"];
+const FLAG_SETS: [&str; 4] = ["O2-nofp", "O2-fp-noplt", "O2-fp-now", "O2-fp-nopie"];
 
 /// A program with a library that calls it back, as -rdynamic or not. The library
 /// leaves a file behind when it is run.

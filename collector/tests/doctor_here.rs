@@ -89,6 +89,15 @@ fn record_says_why_there_is_no_callback() {
         String::from_utf8_lossy(&output.stderr).contains("no callback was seen: app exports no function")
     );
 
+    // Pointers have a line of their own.
+    let source =
+        "#include <stdlib.h>\nint main(int n, char **v) { qsort(v, n, 8, (void *)main); return 0; }\n";
+    gcc(dir.path(), "sorts", source, &[]);
+    let output = recorded(dir.path(), &["./sorts"]);
+    let why =
+        "no callback was seen: callbacks that are handed to qsort aren't seen; --callback-preset libc\n";
+    assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{output:?}");
+
     let founding = fixture("founding", "O2-fp");
     let output = recorded(dir.path(), &[founding.to_str().unwrap()]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("no callback was seen"));

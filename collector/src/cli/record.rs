@@ -259,7 +259,7 @@ fn explain(args: &RecordArgs, config: &Config, program: &Program, counts: Counts
         [one] => Report::examine(config, std::slice::from_ref(one), &[]),
         _ => return,
     };
-    if let Some(why) = report.why_no_callback() {
+    for why in report.why_no_callback() {
         say(format_args!("no callback was seen: {why}"));
     }
 }

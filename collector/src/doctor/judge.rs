@@ -123,11 +123,18 @@ fn hidden_functions(case: &Case<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Functions that the host hands callbacks to, and the presets that know them.
+pub(crate) fn unwatched(plan: &Plan) -> Option<(String, String)> {
+    let functions = list(plan.unwatched.values().flatten().copied());
+    let presets: Vec<&str> = plan.unwatched.keys().copied().collect();
+    let what = format!("callbacks that are handed to {functions} aren't seen");
+    (!presets.is_empty()).then(|| (what, format!("--callback-preset {}", presets.join(","))))
+}
+
 /// Callbacks that are handed over at run time.
 fn pointers(case: &Case<'_>, findings: &mut Vec<Finding>) {
-    for (preset, functions) in &case.plan.unwatched {
-        let what = format!("callbacks that are handed to {} aren't seen", list(functions.iter().copied()));
-        findings.push(Finding::limit("pointers", what).advise(format!("--callback-preset {preset}")));
+    if let Some((what, advice)) = unwatched(case.plan) {
+        findings.push(Finding::limit("pointers", what).advise(advice));
     }
     let named = case.config.callback_args.keys().filter(|name| presets::taker(name).is_none());
     let idle: Vec<&[u8]> =

@@ -62,19 +62,23 @@ impl Report {
     }
 
     /// Why no callback was seen of a program that ran: what is most likely,
-    /// with what can be done about it. Nothing where functions are hooked and
-    /// just weren't called.
-    pub(crate) fn why_no_callback(&self) -> Option<String> {
-        const REASONS: [&str; 8] =
-            ["program", "libraries", "sanitizer", "host", "go", "exports", "hooks", "pointers"];
+    /// and pointers that were handed over, with what can be done about them.
+    /// Nothing where functions are hooked and just weren't called.
+    pub(crate) fn why_no_callback(&self) -> Vec<String> {
+        const REASONS: [&str; 7] = ["program", "libraries", "sanitizer", "host", "go", "exports", "hooks"];
         if !self.plan.hooked.is_empty() || !self.plan.wrapped.is_empty() {
-            return None;
+            return Vec::new();
         }
         let rank = |finding: &Finding| REASONS.iter().position(|&about| about == finding.about);
         let found = self.findings.iter().filter(|f| f.severity > Severity::Note && rank(f).is_some());
-        let finding = found.min_by_key(|finding| rank(finding))?;
-        let advice = finding.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
-        Some(format!("{}{advice}", finding.what))
+        let likely = found.min_by_key(|finding| rank(finding)).map(|finding| {
+            let advice = finding.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
+            format!("{}{advice}", finding.what)
+        });
+        likely
+            .into_iter()
+            .chain(judge::unwatched(&self.plan).map(|(what, advice)| format!("{what}; {advice}")))
+            .collect()
     }
 
     fn look_into(&mut self, config: &Config, name: &str, plugins: &[PathBuf]) {
