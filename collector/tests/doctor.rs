@@ -238,6 +238,18 @@ fn limits_of_programs_are_told() {
 }
 
 #[test]
+fn functions_that_are_to_be_patched_are_found_by_their_symbols() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = fixture("inline", "O2-nofp");
+    let (found, _) = examine(dir.path(), &["--callbacks", "inline:patched_*"], &program);
+    let patched = functions(&found, "inline");
+    assert!(patched.len() > 3 && patched.iter().all(|name| name.starts_with("patched_")), "{found}");
+    assert!(said(&found, "note", "inline").contains("patched_"), "{found}");
+    let none = examine(dir.path(), &["--callbacks", "inline:no_such_function"], &program);
+    limited(&none, "inline", "no function of the host matches");
+}
+
+#[test]
 fn allocators_that_a_host_brings_along_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let source = "#include <stdlib.h>\nvoid *lib(void) { return malloc(1); }\n";

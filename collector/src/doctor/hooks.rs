@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     /// Host functions whose names are in modules that look names up, and which
     /// those may be.
     pub(crate) looked_up: BTreeMap<&'static [u8], BTreeSet<usize>>,
+    /// Functions of the host whose entries are to be patched, by request.
+    pub(crate) inline: BTreeSet<&'static [u8]>,
     /// Functions that take callbacks, and are watched, by the module that calls
     /// them.
     pub(crate) wrapped: BTreeMap<(&'static [u8], usize), Vec<CallbackArg>>,
@@ -82,6 +84,11 @@ pub(crate) fn plan(config: &Config, modules: &[Module]) -> Plan {
     }
     plan.left.retain(|name, _| !plan.hooked.contains_key(name));
     plan.look_for_names(config, modules);
+    if !config.callbacks.inline.is_empty() {
+        let hosts = modules.iter().filter(|module| module.side == Side::Host);
+        let names = hosts.flat_map(Module::named_functions);
+        plan.inline.extend(names.filter(|name| choice::is_wanted_inline(config, name)));
+    }
     plan
 }
 

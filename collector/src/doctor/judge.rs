@@ -11,7 +11,7 @@ use super::frames::share_with_frame_pointer;
 use super::hooks::{Left, Plan};
 use super::module::{Module, Slot};
 use crate::presets;
-use crate::symbols::utf8;
+use crate::symbols::{Elf, utf8};
 
 /// What is looked at.
 pub(crate) struct Case<'a> {
@@ -19,8 +19,6 @@ pub(crate) struct Case<'a> {
     pub(crate) modules: &'a [Module],
     pub(crate) plan: &'a Plan,
 }
-
-type Elf = object::read::elf::ElfFile64<'static>;
 
 /// Everything that there is to say, in the order in which it matters.
 pub(crate) fn judge(case: &Case<'_>) -> Vec<Finding> {
@@ -30,6 +28,7 @@ pub(crate) fn judge(case: &Case<'_>) -> Vec<Finding> {
     hidden_functions(case, &mut findings);
     pointers(case, &mut findings);
     addresses(case, &mut findings);
+    inline(case, &mut findings);
     stacks(case, &mut findings);
     opened_later(case, &mut findings);
     interposers(case, &mut findings);
@@ -76,7 +75,7 @@ fn exports(case: &Case<'_>, findings: &mut Vec<Finding>) {
             .push(Finding::limit("exports", what).advise("link it with -rdynamic (-Wl,--export-dynamic)"));
     } else if !case.config.callbacks.asks_for_any() {
         findings.push(Finding::note("hooks", "no callbacks are asked for"));
-    } else if case.plan.hooked.is_empty() {
+    } else if case.plan.hooked.is_empty() && case.plan.inline.is_empty() {
         let functions = if count == 1 { "function" } else { "functions" };
         let what =
             format!("no library that {name} is linked with calls any of its {count} exported {functions}");
@@ -146,8 +145,8 @@ fn pointers(case: &Case<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Slots that hold an address to be kept, and not only to be called. A module
-/// that calls a function through the PLT has no other use for a GOT entry.
+/// Slots whose address may be used otherwise than to call it: the shim looks at
+/// the code, and then patches the function's entry.
 fn addresses(case: &Case<'_>, findings: &mut Vec<Finding>) {
     let taken = case.plan.hooked.iter().filter(|(_, hooked)| {
         hooked.callers.iter().any(|&(module, slot)| match slot {
@@ -159,9 +158,24 @@ fn addresses(case: &Case<'_>, findings: &mut Vec<Finding>) {
     let names = list(taken.map(|(name, _)| *name));
     if !names.is_empty() {
         let what =
-            format!("C keeps the address of {names}: it is a trampoline's, and differs from the host's own");
-        findings.push(Finding::note("addresses", what).advise("--callbacks '!NAME' leaves a function alone"));
+            format!("C keeps the address of {names}: the function's own entry is patched if it can be");
+        let advice = "TRACESHIM_LOG=info tells; '!NAME' in --callbacks leaves a function alone";
+        findings.push(Finding::note("addresses", what).advise(advice));
     }
+}
+
+/// Functions that are to be patched.
+fn inline(case: &Case<'_>, findings: &mut Vec<Finding>) {
+    if case.config.callbacks.inline.is_empty() {
+        return;
+    }
+    let names = list(case.plan.inline.iter().copied());
+    findings.push(match names.is_empty() {
+        true => Finding::limit("inline", "no function of the host matches what inline: asks for")
+            .advise("functions are found by their symbols, which a stripped program has not"),
+        false => Finding::note("inline", format!("the entry of each is patched, if it can be: {names}"))
+            .advise("TRACESHIM_LOG=info tells which can't be, and why"),
+    });
 }
 
 /// Where stacks will end, and how they are taken.

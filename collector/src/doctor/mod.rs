@@ -66,7 +66,8 @@ impl Report {
     /// Nothing where functions are hooked and just weren't called.
     pub(crate) fn why_no_callback(&self) -> Vec<String> {
         const REASONS: [&str; 7] = ["program", "libraries", "sanitizer", "host", "go", "exports", "hooks"];
-        if !self.plan.hooked.is_empty() || !self.plan.wrapped.is_empty() {
+        let plan = &self.plan;
+        if !(plan.hooked.is_empty() && plan.wrapped.is_empty() && plan.inline.is_empty()) {
             return Vec::new();
         }
         let rank = |finding: &Finding| REASONS.iter().position(|&about| about == finding.about);

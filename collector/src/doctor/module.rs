@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, Sym64};
 use object::read::elf::{Dyn, FileHeader, GnuHashTable, ProgramHeader, Rela, Sym, VersionTable};
-use object::{Endianness, ReadRef, StringTable, SymbolIndex};
+use object::{Endianness, Object, ObjectSymbol, ReadRef, StringTable, SymbolIndex, SymbolKind};
 use traceshim_ring::choice::{self, INTERPRETER, Side};
 use traceshim_ring::env::Config;
 
-use crate::symbols::contents;
+use crate::symbols::{Elf, contents};
 
 type Header = FileHeader64<Endianness>;
 
@@ -126,6 +126,14 @@ impl Module {
         let mut names: Vec<_> = self.exports.keys().copied().collect();
         names.sort_unstable();
         names
+    }
+
+    /// Everything that its symbol tables call a function, exported or not.
+    pub(crate) fn named_functions(&self) -> Vec<&'static [u8]> {
+        let Ok(elf) = Elf::parse(self.data) else { return Vec::new() };
+        let all = elf.symbols().chain(elf.dynamic_symbols());
+        let defined = all.filter(|symbol| symbol.is_definition() && symbol.kind() == SymbolKind::Text);
+        defined.filter_map(|symbol| symbol.name_bytes().ok()).collect()
     }
 
     /// Whether it has a slot for this function.

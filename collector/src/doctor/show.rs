@@ -183,6 +183,7 @@ pub(crate) fn write_json(out: &mut dyn Write, report: &Report) -> Result<()> {
                 sink.word("slot", slot.name());
             });
         });
+        list(sink, "inline", &report.plan.inline, |sink, name| sink.text("function", name));
         list(sink, "may_be_looked_up", looked_up(report), |sink, (name, by)| {
             sink.text("function", name);
             sink.text("by", by.as_bytes());

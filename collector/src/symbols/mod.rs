@@ -29,7 +29,7 @@ pub(crate) use perf_map::PerfMap;
 use traceshim_ring::stamp::FileStamp;
 
 /// The only kind of file that the shim can be loaded beside.
-type Elf = object::read::elf::ElfFile64<'static>;
+pub(crate) type Elf = object::read::elf::ElfFile64<'static>;
 
 /// A place in the source, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
