@@ -28,6 +28,7 @@ pub(crate) use finding::{Finding, Severity};
 use hooks::Plan;
 use judge::Case;
 use module::Module;
+use program::is_executable;
 pub(crate) use program::{Program, Verdict};
 pub(crate) use show::{write_json, write_text};
 
@@ -91,6 +92,7 @@ impl Report {
             }
             Verdict::Unknown => {
                 let what = match &self.program.path {
+                    Some(path) if !is_executable(path) => format!("{} is not executable", path.display()),
                     Some(path) => format!("{}: can't be read, or is no program", path.display()),
                     None => format!("{name}: no such program"),
                 };

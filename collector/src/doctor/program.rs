@@ -56,10 +56,17 @@ impl Program {
 
     /// Goes from a script to its interpreter, and from `env` to what it runs.
     fn follow(&mut self, path: &Path, arguments: &[OsString], depth: usize) {
+        self.path = Some(path.to_owned());
+        self.verdict = Verdict::Unknown;
+        // A pipe would be waited for.
+        if !is_executable(path) {
+            return;
+        }
         let mut head = Vec::new();
         let read = File::open(path).and_then(|file| file.take(1 << 20).read_to_end(&mut head));
-        self.path = Some(path.to_owned());
-        self.verdict = match privileges(path) {
+        // The kernel gives a script the rights of its interpreter alone.
+        let raised = raised_privileges(path).filter(|_| !head.starts_with(b"#!"));
+        self.verdict = match raised {
             Some(why) => Verdict::Untraceable(why),
             None if read.is_ok() => inspect_elf(&head, &path.display().to_string()),
             None => Verdict::Unknown,
@@ -121,18 +128,18 @@ fn in_path(command: &OsStr) -> Option<PathBuf> {
         return Path::new(command).exists().then(|| PathBuf::from(command));
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(command))
-        .find(|file| file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+    std::env::split_paths(&path).map(|dir| dir.join(command)).find(|file| is_executable(file))
 }
 
-/// Why a file runs with raised privileges, or doesn't run at all.
-fn privileges(path: &Path) -> Option<String> {
+/// Whether the kernel would try to run it.
+pub(crate) fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// Why a file runs with more rights than whoever starts it.
+fn raised_privileges(path: &Path) -> Option<String> {
     let metadata = path.metadata().ok()?;
     let (shown, mode) = (path.display(), metadata.mode());
-    if !metadata.is_file() || mode & 0o111 == 0 {
-        return Some(format!("{shown} is not executable"));
-    }
     let process = Process::read();
     if process.no_new_privileges {
         return None;
@@ -220,8 +227,11 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         executable(&dir.path().join("data"), "", 0o644);
-        let why = inspect(&[&dir.path().join("data")]).untraceable().unwrap().to_owned();
-        assert!(why.contains("not executable"), "{why}");
+        assert_eq!(inspect(&[&dir.path().join("data")]).verdict, Verdict::Unknown);
+        // Nobody will ever write to it.
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o777.into(), 0).unwrap();
+        assert_eq!(inspect(&[&pipe]).verdict, Verdict::Unknown);
     }
 
     #[test]
