@@ -9,9 +9,8 @@ use addr2line::gimli::{self, Reader as _, RunTimeEndian};
 use addr2line::{Context, LookupContinuation, LookupResult, SplitDwarfLoad};
 use object::{CompressionFormat, Object, ObjectSection};
 
+use super::metered::{Meter, Metered};
 use super::{Elf, Site, demangle, file};
-
-type Slice = gimli::EndianSlice<'static, RunTimeEndian>;
 
 /// More than any section of a real program expands to; a section that claims
 /// more is treated as missing.
@@ -23,24 +22,33 @@ const SMALL_BYTES: u64 = 1 << 20;
 
 /// The debug information of one module.
 pub(crate) struct Dwarf {
-    context: Context<Slice>,
-    package: Option<gimli::DwarfPackage<Slice>>,
+    /// `None` where it can't be read.
+    context: Option<Context<Metered>>,
+    package: Option<gimli::DwarfPackage<Metered>>,
+    meter: &'static Meter,
 }
 
 impl Dwarf {
     /// What `elf`, found at `path`, has; `supplement` is its dwz file.
     pub(crate) fn load(elf: &Elf, path: &Path, supplement: Option<&Elf>) -> Option<Dwarf> {
-        let mut dwarf = gimli::Dwarf::load(|id| section(elf, Some(id.name()))).ok()?;
+        let meter = Meter::new();
+        let mut dwarf = gimli::Dwarf::load(|id| section(elf, Some(id.name()), meter)).ok()?;
         if let Some(supplement) = supplement {
-            dwarf.load_sup(|id| section(supplement, Some(id.name()))).ok()?;
+            dwarf.load_sup(|id| section(supplement, Some(id.name()), meter)).ok()?;
         }
-        let context = Context::from_dwarf(dwarf).ok()?;
-        Some(Dwarf { context, package: package(path) })
+        let context = Context::from_dwarf(dwarf).ok();
+        Some(Dwarf { context, package: package(path, meter), meter })
+    }
+
+    /// Whether following it took more than any honest file needs.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.meter.is_exhausted()
     }
 
     /// The frames at `address`, innermost first; empty where DWARF says nothing.
     pub(crate) fn find(&self, address: u64, demangled: bool) -> Vec<Site> {
-        let mut lookup = self.context.find_frames(address);
+        let Some(context) = &self.context else { return Vec::new() };
+        let mut lookup = context.find_frames(address);
         let frames = loop {
             lookup = match lookup {
                 LookupResult::Output(output) => break output,
@@ -65,7 +73,7 @@ impl Dwarf {
         sites
     }
 
-    fn load_split(&self, load: SplitDwarfLoad<Slice>) -> Option<Arc<gimli::Dwarf<Slice>>> {
+    fn load_split(&self, load: SplitDwarfLoad<Metered>) -> Option<Arc<gimli::Dwarf<Metered>>> {
         if let Some(package) = &self.package
             && let Ok(Some(unit)) = package.find_cu(load.dwo_id, &load.parent)
         {
@@ -73,10 +81,10 @@ impl Dwarf {
         }
         let mut path = PathBuf::new();
         for part in [load.comp_dir, load.path].into_iter().flatten() {
-            path.push(OsString::from_vec(part.slice().to_vec()));
+            path.push(OsString::from_vec(part.to_slice().ok()?.into_owned()));
         }
         let elf = Elf::parse(file::contents(&path)?).ok()?;
-        let mut dwarf = gimli::Dwarf::load(|id| section(&elf, id.dwo_name())).ok()?;
+        let mut dwarf = gimli::Dwarf::load(|id| section(&elf, id.dwo_name(), self.meter)).ok()?;
         let header = dwarf.units().next().ok()??;
         if dwarf.unit(header).ok()?.dwo_id != Some(load.dwo_id) {
             return None;
@@ -87,19 +95,19 @@ impl Dwarf {
 }
 
 /// The package of split units beside the module: `app.dwp`.
-fn package(path: &Path) -> Option<gimli::DwarfPackage<Slice>> {
+fn package(path: &Path, meter: &'static Meter) -> Option<gimli::DwarfPackage<Metered>> {
     let mut package = path.as_os_str().to_owned();
     package.push(".dwp");
     let elf = Elf::parse(file::contents(Path::new(&package))?).ok()?;
-    let empty = Slice::new(&[], RunTimeEndian::Little);
-    gimli::DwarfPackage::load(|id| section(&elf, id.dwo_name()), empty).ok()
+    let empty = Metered::section(&[], RunTimeEndian::Little, meter);
+    gimli::DwarfPackage::load(|id| section(&elf, id.dwo_name(), meter), empty).ok()
 }
 
 /// A section's content, expanded; empty where it is missing or damaged.
-fn section(elf: &Elf, name: Option<&str>) -> Result<Slice, gimli::Error> {
+fn section(elf: &Elf, name: Option<&str>, meter: &'static Meter) -> Result<Metered, gimli::Error> {
     let endian = if elf.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
     let content = name.and_then(|name| elf.section_by_name(name)).and_then(|s| expand(&s));
-    Ok(Slice::new(content.unwrap_or_default(), endian))
+    Ok(Metered::section(content.unwrap_or_default(), endian, meter))
 }
 
 fn expand(section: &impl ObjectSection<'static>) -> Option<&'static [u8]> {

@@ -13,18 +13,24 @@ use super::{Elf, Site, debugdata, demangle, file};
 /// Why a module's addresses stay without names.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum ImageError {
-    #[error("the file is missing or can't be read")]
+    #[error("the file is missing or can't be read; its frames stay unnamed")]
     Unreadable,
-    #[error("the file got shorter while it was read")]
+    #[error("the file got shorter while it was read; its frames stay unnamed")]
     Cut,
-    #[error("not a 64-bit ELF file that can be parsed")]
+    #[error("not a 64-bit ELF file that can be parsed; its frames stay unnamed")]
     NotElf,
-    #[error("the file has another build id than the module that was traced")]
+    #[error("the file has another build id than the module that was traced; its frames stay unnamed")]
     OtherBuild,
-    #[error("the file has no build id, and was changed or replaced since it was traced")]
+    #[error(
+        "the file has no build id, and was changed or replaced since it was traced; its frames stay unnamed"
+    )]
     OtherFile,
-    #[error("neither a build id nor the trace tells whether the file is the one that was traced")]
+    #[error(
+        "neither a build id nor the trace tells whether the file is the one that was traced; its frames stay unnamed"
+    )]
     Unidentified,
+    #[error("its debug information refers to itself without end; its frames have no files and lines")]
+    Costly,
 }
 
 /// What is known of the file that was loaded.
@@ -84,6 +90,12 @@ impl Image {
             Dwarf::load(debug, path, supplement.as_ref())
         });
         Ok(Image { symbols, dwarf: dwarf.flatten() })
+    }
+
+    /// Whether the debug information costs more than it can be worth: then it is
+    /// dropped, and symbols are what remains.
+    pub(crate) fn gives_up(&mut self) -> bool {
+        self.dwarf.take_if(|dwarf| dwarf.is_exhausted()).is_some()
     }
 
     /// The functions at `address` (as the file numbers them), innermost first.

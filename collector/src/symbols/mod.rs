@@ -10,6 +10,7 @@ mod demangle;
 mod dwarf;
 mod file;
 mod image;
+mod metered;
 mod perf_map;
 mod symtab;
 
@@ -88,7 +89,7 @@ impl Symbolizer {
         let key = (path.to_vec(), traced.build_id.to_vec(), traced.file);
         let (options, warnings) = (&self.options, &mut self.warnings);
         let path = Path::new(OsStr::from_bytes(path));
-        let mut warn = |error| warnings.push(format!("{}: {error}; its frames stay unnamed", path.display()));
+        let mut warn = |error| warnings.push(format!("{}: {error}", path.display()));
         let image = self.images.entry(key).or_insert_with(|| {
             match unharmed(|| Image::open(path, traced, &options.debug_dirs)).flatten() {
                 Ok(image) => Some(image),
@@ -98,6 +99,9 @@ impl Symbolizer {
                 }
             }
         });
+        if image.as_mut().is_some_and(Image::gives_up) {
+            warn(ImageError::Costly);
+        }
         let Some(found) = image.as_ref().map(|image| unharmed(|| image.find(address, options.demangle)))
         else {
             return Vec::new();
@@ -203,6 +207,25 @@ mod tests {
         let warnings = s.take_warnings();
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("got shorter"));
+    }
+
+    #[test]
+    fn debug_information_that_refers_to_itself_is_given_up() {
+        for name in ["all-units-share-a-table", "tables-overlap"] {
+            let input =
+                std::fs::read(format!("{}/fuzz/corpus/symbols/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("module");
+            // Behind the sizes of four other files, of which there are none.
+            std::fs::write(&path, &input[8..]).unwrap();
+            let path = path.as_os_str().as_bytes();
+            let mut s = symbolizer();
+            for address in [0x1000, 0x1001] {
+                assert_eq!(s.find(path, as_it_is(path), address), []);
+            }
+            let warnings = s.take_warnings();
+            assert!(warnings.len() == 1 && warnings[0].contains("refers to itself"), "{name}: {warnings:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use traceshim_ring::stamp::FileStamp;
 
 /// More than any real map; what lies beyond is ignored.
-const MAP_CAP_BYTES: u64 = 1 << 30;
+const MAP_CAP_BYTES: u64 = 128 << 20;
 
 /// The functions of one process's map, by address.
 #[derive(Debug, Default)]

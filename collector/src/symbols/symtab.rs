@@ -26,6 +26,10 @@ pub(crate) struct SymbolTable {
 /// functions hardly ever nest, and a table can be made of nothing but overlaps.
 const LOOK_BACK: usize = 64;
 
+/// Executable sections that are looked at for each symbol; a linked file has a
+/// handful.
+const SECTIONS_MAX: usize = 1024;
+
 impl SymbolTable {
     /// Adds what `file` has in its static and its dynamic symbol table.
     pub(crate) fn add(&mut self, file: &Elf) {
@@ -111,7 +115,7 @@ fn code_ranges(file: &ElfFile64<'static>) -> Vec<(u64, u64)> {
     };
     let range =
         |s: object::read::elf::ElfSection64<'_, '_>| (s.address(), s.address().saturating_add(s.size()));
-    file.sections().filter(executable).map(range).collect()
+    file.sections().filter(executable).map(range).take(SECTIONS_MAX).collect()
 }
 
 /// Labels that assemblers and compilers leave behind, and mapping symbols.
