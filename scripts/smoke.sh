@@ -193,8 +193,9 @@ everything_in() {
 # kill -9 at a random moment: of the program, of its collector, of both.
 killed() {
     title "spin and its collector, killed 100 times each"
-    report "every event is there once, or counted as lost" scripts/kill_check.py \
-        "$collector" "$target/release/libtraceshim.so" "$("$fixtures" path spin O2-fp)" 100
+    local kill=(scripts/kill_check.py "$collector" "$target/release/libtraceshim.so" "$("$fixtures" path spin O2-fp)")
+    report "every event is there once, or counted as lost" "${kill[@]}" 100 app collector both
+    report "the same where nobody is killed" "${kill[@]}" 20 none
 }
 
 # untraced WHAT WANTED NAME=VALUE...: a setting with which there can be no

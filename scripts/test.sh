@@ -17,7 +17,7 @@ CARGO_TARGET_DIR=$target/loom RUSTFLAGS="--cfg loom" \
     cargo test -p traceshim-ring --release --test loom
 
 title "fuzzing, for a moment"
-scripts/fuzz.sh --seconds 3
+scripts/fuzz.sh --seconds 2
 
 title "smoke"
 scripts/smoke.sh
