@@ -538,7 +538,10 @@ def early(check):
 
 def by_case(check):
     """The events of each case of a fixture that has some (see cases.h), without those of processes that it forked."""
-    cases = {event["pid"]: event["message"] for event in check.of("log", category="case")}
+    cases = {}
+    for event in check.of("log", category="case"):
+        # A process that executes another case is still the first one's.
+        cases.setdefault(event["pid"], event["message"])
     events = collections.defaultdict(list)
     for event in check.events:
         if event["pid"] in cases:
@@ -580,11 +583,63 @@ def signals(check):
     forked = {event["pid"] for event in check.of("callback_enter")} - {
         event["pid"] for event in check.of("log", category="case")}
     # Those that were forked in the middle of the tracer itself have nothing to say.
-    check.expect("forks: children that called back", len(forked), holds=0 < len(forked) <= 50)
+    check.expect("forks: children that called back", len(forked), holds=0 < len(forked) <= 60)
     check.expect("cancelled: threads that were unwound",
                  len(cases["cancelled"].of("thread_exit", how="unwound")), wanted=100)
     made = collections.Counter(bare(event.get("start_routine")) for event in cases["pending"].of("thread_birth"))
     check.expect("pending: births", dict(made), wanted={"has_to_end": 1, "on_alternate_stack": 1})
+
+
+def ends(check):
+    cases = by_case(check)
+    check.expect("cases", len(cases), wanted=22)
+    ways = ["exit", "exit_now", "exit_c99", "quick", "abort", "kill", "trap"]
+    for case in ways + [f"{way}_busy" for way in ways]:
+        entered = cases[case].of("callback_enter", function="host_leaves")
+        check.expect(f"{case}: the callback that ends it", [event["depth"] for event in entered], wanted=[1])
+        check.expect(f"{case}: it never returns", len(cases[case].of("callback_exit", function="host_leaves")), wanted=0)
+        said = [event["message"] for event in cases[case].of("log", category="log")]
+        last = {"exit": ["atexit", "thread"], "quick": ["at_quick_exit"]}.get(case.removesuffix("_busy"), [])
+        check.expect(f"{case}: what is said at the end", said, wanted=last)
+        busy = cases[case].of("callback_enter", function="host_busy")
+        check.expect(f"{case}: callbacks of busy threads", len(busy), holds=(len(busy) >= 200) == case.endswith("busy"))
+    said = {case: [event["message"] for event in of.of("log", category="log")] for case, of in cases.items()}
+    check.expect("main_returns", said["main_returns"], wanted=["atexit", "thread"])
+    check.expect("main_thread_exits", said["main_thread_exits"], wanted=["after main", "atexit", "thread"])
+    check.expect("handler_exits", said["handler_exits"], wanted=["handler"])
+    for case in ("executes", "thread_executes"):
+        images = [event["message"] for event in cases[case].of("log", category="case")]
+        check.expect(f"{case}: images", images, wanted=[case, "exit_now"])
+        check.expect(f"{case}: exec", len(cases[case].of("exec")), wanted=1)
+    children = collections.Counter(event["message"] for event in check.of("log") if event["pid"] not in {
+        event["pid"] for event in check.of("log", category="case")})
+    check.expect("forked_child_exits: what the children said", (children["child"], children["thread"]), wanted=(20, 20))
+
+
+def limits(check):
+    cases = by_case(check)
+    check.expect("cases", len(cases), wanted=18)
+    traced = ["descriptors", "no_descriptors", "error_is_a_file", "file_size"]
+    for case in traced:
+        entered = collections.Counter(event["depth"] for event in cases[case].of("callback_enter"))
+        check.expect(f"{case}: callbacks by depth", dict(entered), wanted={1: 101})
+    check.expect("closes_all: callbacks", len(cases["closes_all"].of("callback_enter")), wanted=40 + 101)
+    check.expect("closes_all: births", len(cases["closes_all"].of("thread_birth")), wanted=20 + 1)
+    for case in ("small_stack_before", "unlimited_stack_before", "closed_before", "no_descriptors_before"):
+        check.expect(f"{case}: callbacks", len(cases[case].of("callback_enter")), wanted=101)
+
+
+def sandbox(check):
+    cases = by_case(check)
+    check.expect("cases", sorted(cases), wanted=sorted([
+        "strict", "kills", "kills_syscall", "kills_thread", "refuses", "refuses_before", "not_entered"]))
+    wanted = {"strict": 0, "kills": 100, "kills_syscall": 100, "kills_thread": 101, "refuses": 102, "not_entered": 102}
+    for case, count in wanted.items():
+        entered = collections.Counter(event["depth"] for event in cases[case].of("callback_enter"))
+        check.expect(f"{case}: callbacks by depth", dict(entered), wanted={1: count} if count else {})
+    others = collections.Counter(event["pid"] for event in check.of("callback_enter") if event["pid"] not in {
+        event["pid"] for event in check.of("log", category="case")})
+    check.expect("not_entered: callbacks of its child", sorted(others.values()), wanted=[100])
 
 
 def spin(check):
@@ -601,7 +656,8 @@ CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
     "register": register, "hand-over": hand_over, "inline": inline, "maps": maps, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
-    "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals, "spin": spin,
+    "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals,
+    "ends": ends, "limits": limits, "sandbox": sandbox, "spin": spin,
 }
 
 

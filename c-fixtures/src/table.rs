@@ -226,5 +226,8 @@ pub const FIXTURES: &[Fixture] = &[
     },
     plain("early"),
     plain("signals"),
+    plain("ends"),
+    plain("limits"),
+    plain("sandbox"),
     plain("spin"),
 ];

@@ -135,6 +135,16 @@ impl RingMap {
         Ring::new(self.words, self.index)
     }
 
+    /// In a forked child, which the ring isn't mapped in: other memory in its
+    /// place, for code that the fork interrupted in the middle of a write.
+    pub fn stand_in(&self) {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        let start = self.words.as_ptr().cast_mut().cast();
+        // SAFETY: replaces nothing, and the words stay valid as atomics.
+        unsafe { libc::mmap(start, self.words.len() * 8, access, kind, -1, 0) };
+    }
+
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -5,17 +5,24 @@
 //! Only what is rare allocates (start, modules, hooks), so it is simple: lists
 //! of freed blocks by power of two, cut from pages that are never returned;
 //! larger ones are mapped and unmapped.
+//!
+//! Rust ends a process that has no memory. So where the system gives none, what
+//! is going on is finished with a reserve, and tracing stops.
 #![allow(unsafe_code)]
 
+use crate::errno::KeepErrno;
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const SMALLEST: u32 = 4;
 const LARGEST: u32 = 16;
 const CLASSES: usize = (LARGEST - SMALLEST + 1) as usize;
 const REGION_BYTES: usize = 256 << 10;
+/// Enough to look through a thousand modules once more. Pages that are never
+/// touched cost nothing.
+const RESERVE_BYTES: usize = 4 << 20;
 
 struct Free {
     lists: [*mut u8; CLASSES],
@@ -26,6 +33,7 @@ struct Free {
 /// The allocator.
 pub(crate) struct Pages {
     locked: AtomicBool,
+    for_fork: AtomicBool,
     free: UnsafeCell<Free>,
 }
 
@@ -35,6 +43,7 @@ unsafe impl Sync for Pages {}
 #[cfg_attr(not(test), global_allocator)]
 pub(crate) static PAGES: Pages = Pages {
     locked: AtomicBool::new(false),
+    for_fork: AtomicBool::new(false),
     free: UnsafeCell::new(Free { lists: [null_mut(); CLASSES], region: null_mut(), left: 0 }),
 };
 
@@ -43,25 +52,86 @@ fn class(layout: Layout) -> u32 {
     usize::BITS - (bytes - 1).leading_zeros()
 }
 
+/// What is left where the system gives nothing more. Never given back.
+#[repr(align(4096))]
+struct Reserve {
+    bytes: UnsafeCell<[u8; RESERVE_BYTES]>,
+    used: AtomicUsize,
+}
+
+// SAFETY: each byte is handed out once, to one caller.
+unsafe impl Sync for Reserve {}
+
+static RESERVE: Reserve = Reserve { bytes: UnsafeCell::new([0; RESERVE_BYTES]), used: AtomicUsize::new(0) };
+
+impl Reserve {
+    fn start(&self) -> *mut u8 {
+        self.bytes.get().cast()
+    }
+
+    /// As fresh pages would be; null where there isn't so much left.
+    fn take(&self, bytes: usize) -> *mut u8 {
+        let bytes = bytes.checked_next_multiple_of(4096).unwrap_or(usize::MAX);
+        let fits = |used: usize| used.checked_add(bytes).filter(|&end| end <= RESERVE_BYTES);
+        match self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits) {
+            Ok(used) => self.start().wrapping_add(used),
+            Err(_) => null_mut(),
+        }
+    }
+
+    fn holds(&self, block: *mut u8) -> bool {
+        (block as usize).wrapping_sub(self.start() as usize) < RESERVE_BYTES
+    }
+}
+
 fn map(bytes: usize) -> *mut u8 {
+    let _errno = KeepErrno::new();
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: asks for fresh pages.
     let pages = unsafe { libc::mmap(null_mut(), bytes, access, kind, -1, 0) };
-    if pages == libc::MAP_FAILED { null_mut() } else { pages.cast() }
+    if pages != libc::MAP_FAILED {
+        return pages.cast();
+    }
+    let reserve = RESERVE.take(bytes);
+    crate::tracer::disable(format_args!("no memory is left"));
+    reserve
 }
 
 impl Pages {
     /// A spinning lock: parking would allocate.
-    pub(crate) fn lock(&self) {
+    fn lock(&self) {
         while self.locked.swap(true, Ordering::Acquire) {
             std::thread::yield_now();
         }
     }
 
-    /// Also for a forked child whose parent had another thread in here: at
-    /// worst one block is on no list.
-    pub(crate) fn unlock(&self) {
+    fn unlock(&self) {
         self.locked.store(false, Ordering::Release);
+    }
+
+    /// Before a fork; see [`crate::lock::lock_for_fork`].
+    pub(crate) fn lock_for_fork(&self, tries: usize) {
+        for _ in 0..tries {
+            if !self.locked.swap(true, Ordering::Acquire) {
+                self.for_fork.store(true, Ordering::Relaxed);
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// After a fork, in both processes.
+    pub(crate) fn unlock_after_fork(&self) {
+        if self.for_fork.swap(false, Ordering::Relaxed) {
+            self.unlock();
+        }
+    }
+
+    /// In a forked child whose parent had another thread in here: at worst one
+    /// block is on no list.
+    pub(crate) fn forget_others(&self) {
+        self.for_fork.store(false, Ordering::Relaxed);
+        self.unlock();
     }
 
     fn take(&self, class: u32) -> *mut u8 {
@@ -122,8 +192,10 @@ unsafe impl GlobalAlloc for Pages {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let class = class(layout);
         if class > LARGEST {
-            // SAFETY: mapped by `alloc` with this size.
-            unsafe { libc::munmap(block.cast(), layout.size()) };
+            if !RESERVE.holds(block) {
+                // SAFETY: mapped by `alloc` with this size.
+                unsafe { libc::munmap(block.cast(), layout.size()) };
+            }
             return;
         }
         self.lock();
@@ -161,5 +233,18 @@ mod tests {
         unsafe { PAGES.dealloc(blocks[1].0 as *mut u8, layouts[1]) };
         // SAFETY: the layout has a size.
         assert_eq!(unsafe { PAGES.alloc(layouts[1]) } as usize, blocks[1].0);
+    }
+
+    #[test]
+    fn the_reserve_is_handed_out_once() {
+        static TRIED: Reserve =
+            Reserve { bytes: UnsafeCell::new([0; RESERVE_BYTES]), used: AtomicUsize::new(0) };
+        let reserve = &TRIED;
+        let (first, second) = (reserve.take(1), reserve.take(100_000));
+        assert!(reserve.holds(first) && (first as usize).is_multiple_of(4096));
+        assert_eq!(second as usize - first as usize, 4096);
+        assert!(reserve.take(RESERVE_BYTES).is_null() && reserve.take(usize::MAX).is_null());
+        let rest = RESERVE_BYTES - 4096 - 102_400;
+        assert!(reserve.holds(reserve.take(rest)) && reserve.take(1).is_null());
     }
 }

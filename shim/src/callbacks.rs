@@ -5,6 +5,7 @@ use crate::arch::{self, Context};
 use crate::block::Shadow;
 use crate::elf::{Dynamic, Import, R_JUMP_SLOT};
 use crate::errno::KeepErrno;
+use crate::hooks::sandbox;
 use crate::lock::{self, Lock};
 use crate::modules::{self, Kind, Loaded, Registry};
 use crate::recording::{Recording, inside};
@@ -166,6 +167,9 @@ impl Ready {
 /// Looks at what is loaded now, notes what changed, and hooks what is new.
 /// With a recording, the changes are events too.
 pub(crate) fn refresh(tracer: &'static Tracer, recording: Option<&mut Recording<'_>>, ready: Ready) {
+    if sandbox::is_on() {
+        return;
+    }
     let _errno = KeepErrno::new();
     // Nothing is unmapped while it is looked at.
     loader::hold(|counts| {
@@ -406,8 +410,8 @@ pub(crate) fn close_all(recording: &mut Recording<'_>) {
 }
 
 /// Before a fork: nobody else is half-way through a change.
-pub(crate) fn lock_for_fork() {
-    lock::lock_for_fork(&HOOKS);
+pub(crate) fn lock_for_fork(tries: usize) {
+    lock::lock_for_fork(&HOOKS, tries);
 }
 
 /// After a fork, in both processes.

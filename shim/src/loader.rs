@@ -20,9 +20,6 @@ pub(crate) struct Counts {
 /// lock as it is in a forked child, where nobody would ever give it back.
 static HOLDING: AtomicU32 = AtomicU32::new(0);
 static FORKING: AtomicU32 = AtomicU32::new(0);
-/// How long a fork waits for them; one of them may be the thread itself, which
-/// a signal's handler interrupted.
-const PATIENCE: usize = 10_000;
 
 struct Held<F, T> {
     run: Option<F>,
@@ -77,10 +74,12 @@ unsafe extern "C" fn first<F: FnOnce(Counts) -> T, T>(
     1
 }
 
-/// Before a fork: nobody has the loader's lock on our behalf.
-pub(crate) fn keep_free_for_fork() {
+/// Before a fork: nobody has the loader's lock on our behalf. One of those who
+/// do may be the thread itself, which a signal's handler interrupted, so after
+/// so many tries it goes on.
+pub(crate) fn keep_free_for_fork(tries: usize) {
     FORKING.fetch_add(1, Ordering::SeqCst);
-    for _ in 0..PATIENCE {
+    for _ in 0..tries {
         if HOLDING.load(Ordering::SeqCst) == 0 {
             return;
         }

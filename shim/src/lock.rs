@@ -13,8 +13,6 @@ const FREE: u32 = 0;
 const HELD: u32 = 1;
 /// Held, and somebody may be asleep.
 const WAITED_FOR: u32 = 2;
-/// Attempts before somebody who forks goes on without the lock.
-const PATIENCE: usize = 10_000;
 
 /// The lock itself.
 #[derive(Debug)]
@@ -67,10 +65,10 @@ unsafe fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
 }
 
 /// Before a fork: nobody else is half-way through a change. A handler that forks
-/// may have interrupted the very thread that holds the lock, so this doesn't
-/// wait for ever.
-pub(crate) fn lock_for_fork<T>(lock: &Lock<T>) {
-    for _ in 0..PATIENCE {
+/// may have interrupted the very thread that holds the lock, so after so many
+/// tries it goes on without.
+pub(crate) fn lock_for_fork<T>(lock: &Lock<T>, tries: usize) {
+    for _ in 0..tries {
         if let Some(guard) = lock.try_lock() {
             std::mem::forget(guard);
             // SAFETY: nothing is done with it but what the lock is for.

@@ -225,9 +225,9 @@ impl Registry {
 }
 
 /// Before a fork: nobody else is half-way through a change.
-pub(crate) fn lock_for_fork() {
-    loader::keep_free_for_fork();
-    lock::lock_for_fork(&REGISTRY);
+pub(crate) fn lock_for_fork(tries: usize) {
+    loader::keep_free_for_fork(tries);
+    lock::lock_for_fork(&REGISTRY, tries);
 }
 
 /// After a fork, in both processes.

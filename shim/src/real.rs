@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::elf::{Dynamic, Wanted};
-use crate::hooks::{dl, process, threads};
+use crate::hooks::{dl, process, sandbox, threads};
 use findshlibs::{Segment as _, SharedLibrary as _, TargetSharedLibrary};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +41,7 @@ real_functions! {
     THRD_CREATE = c"thrd_create", threads::thrd_create;
     PTHREAD_SETNAME_NP = c"pthread_setname_np", threads::pthread_setname_np;
     PRCTL = c"prctl", threads::prctl;
+    SYSCALL = c"syscall", sandbox::syscall;
     DLOPEN = c"dlopen", dl::dlopen;
     DLCLOSE = c"dlclose", dl::dlclose;
     DLMOPEN = c"dlmopen", dl::dlmopen;

@@ -140,8 +140,8 @@ fn is_executable(address: u64) -> bool {
 }
 
 /// Before a fork: nobody else is half-way through a change.
-pub(crate) fn lock_for_fork() {
-    lock::lock_for_fork(&TAKERS);
+pub(crate) fn lock_for_fork(tries: usize) {
+    lock::lock_for_fork(&TAKERS, tries);
 }
 
 /// After a fork, in both processes.

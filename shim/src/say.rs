@@ -1,15 +1,46 @@
 //! What the shim says on standard error: one line each, through no buffer.
 #![allow(unsafe_code)]
 
+use crate::errno::KeepErrno;
+use crate::hooks::sandbox;
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use traceshim_ring::env::LogLevel;
 
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Error as u8);
+/// Device and inode of standard error at the start: a program that closes it
+/// gets its number for another file, which no line of ours may end in.
+static DEVICE: AtomicU64 = AtomicU64::new(0);
+static INODE: AtomicU64 = AtomicU64::new(0);
 
 /// Sets what is said.
 pub(crate) fn set_level(level: LogLevel) {
     LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+/// At the start: where lines go to.
+pub(crate) fn find_stderr() {
+    let (device, inode) = stderr().unwrap_or((0, 0));
+    DEVICE.store(device, Ordering::Relaxed);
+    INODE.store(inode, Ordering::Relaxed);
+}
+
+/// What file it is now.
+fn stderr() -> Option<(u64, u64)> {
+    // SAFETY: all zero is valid.
+    let mut file: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `file` is a valid place for the answer.
+    let asked = unsafe { libc::fstat(2, &raw mut file) };
+    (asked == 0).then_some((file.st_dev, file.st_ino))
+}
+
+/// Whether a line would get through now, without waiting and without a signal
+/// that a pipe has no reader.
+fn is_writable() -> bool {
+    let mut poll = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid descriptor; no time to wait.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1 && poll.revents == libc::POLLOUT
 }
 
 struct Line {
@@ -38,7 +69,12 @@ impl Write for Line {
 }
 
 fn say(level: LogLevel, text: fmt::Arguments<'_>) {
-    if LEVEL.load(Ordering::Relaxed) < level as u8 {
+    if LEVEL.load(Ordering::Relaxed) < level as u8 || sandbox::is_on() {
+        return;
+    }
+    let _errno = KeepErrno::new();
+    let known = (DEVICE.load(Ordering::Relaxed), INODE.load(Ordering::Relaxed));
+    if stderr() != Some(known) || !is_writable() {
         return;
     }
     let mut line = Line { bytes: [0; 1024], len: 0 };

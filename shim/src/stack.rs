@@ -4,6 +4,7 @@
 
 use crate::block::Block;
 use crate::callbacks;
+use crate::hooks::sandbox;
 use crate::modules;
 use crate::recording::Recording;
 use traceshim_ring::env::UnwinderChoice;
@@ -118,6 +119,9 @@ fn run<M: StackMemory>(
 
 /// The end of the alternate signal stack, where `sp` is on it.
 fn alternate_stack_top(sp: u64) -> Option<u64> {
+    if sandbox::is_on() {
+        return None;
+    }
     let _errno = crate::errno::KeepErrno::new();
     let mut stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
     // SAFETY: only asks; `stack` is a valid place for the answer.
@@ -129,6 +133,9 @@ fn alternate_stack_top(sp: u64) -> Option<u64> {
 
 /// Copies words from `from` on, as far as they are mapped.
 fn copy_from_own_memory(from: u64, to: &mut [u64]) -> usize {
+    if sandbox::is_on() {
+        return 0;
+    }
     let _errno = crate::errno::KeepErrno::new();
     let bytes = size_of_val(to);
     let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };

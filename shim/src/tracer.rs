@@ -5,6 +5,7 @@
 use crate::callbacks::Ready;
 use crate::clock::{TickClock, nanoseconds};
 use crate::errno::KeepErrno;
+use crate::hooks::sandbox;
 use crate::recording::inside;
 use crate::state::ThreadState;
 use crate::{arch, callbacks, environment, hooks, modules, real, registration, say};
@@ -94,7 +95,13 @@ pub(crate) fn change_pulse() {
 #[inline(always)]
 pub(crate) fn forked() -> bool {
     let (pulse, is_real) = pulse_word();
-    is_real && pulse.load(Ordering::Relaxed) == 0
+    if is_real { pulse.load(Ordering::Relaxed) == 0 } else { is_another_process() }
+}
+
+/// The same, asked of the kernel.
+#[cold]
+fn is_another_process() -> bool {
+    !sandbox::is_on() && current().is_some_and(|tracer| tracer.pid != std::process::id())
 }
 
 /// Stops tracing for good.
@@ -116,6 +123,7 @@ pub(crate) extern "C" fn initialise() {
     let _errno = KeepErrno::new();
     real::resolve_all();
     environment::provide();
+    say::find_stderr();
     std::panic::set_hook(Box::new(|info| {
         say::error(format_args!("internal error: {info}"));
     }));
@@ -269,7 +277,9 @@ fn make_pulse_page() {
         return;
     }
     // SAFETY: the page was just mapped.
-    unsafe { libc::madvise(page, 4096, libc::MADV_WIPEONFORK) };
+    if unsafe { libc::madvise(page, 4096, libc::MADV_WIPEONFORK) } != 0 {
+        return;
+    }
     let pulse: *mut AtomicU64 = page.cast();
     // SAFETY: the page is mapped, aligned, and zero, which is a valid value.
     unsafe { &*pulse }.store(1, Ordering::Relaxed);
@@ -298,7 +308,7 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
     // only its configuration is looked at.
     let parent = unsafe { parent.as_ref() }?;
     if parent.pid != std::process::id() {
-        if !parent.config.follow {
+        if !parent.config.follow || sandbox::is_on() {
             return None;
         }
         // SAFETY: this is the child's only thread.
@@ -307,7 +317,7 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
         unsafe { callbacks::forget_others() };
         // SAFETY: as above.
         unsafe { registration::forget_others() };
-        crate::alloc::PAGES.unlock();
+        crate::alloc::PAGES.forget_others();
     }
     match make(parent.config) {
         Ok(tracer) => {
@@ -323,6 +333,11 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
 }
 
 impl Tracer {
+    /// See [`RingMap::stand_in`].
+    pub(crate) fn stand_in(&self) {
+        self.map.stand_in();
+    }
+
     fn set(&self, at: usize, value: u64) {
         self.ring.set_header(at, value);
     }
@@ -351,6 +366,9 @@ impl Tracer {
     /// The clean end of the process: the ring is cut to what it holds, or
     /// removed where it holds nothing. Threads may still run.
     pub(crate) fn finish(&self) {
+        if sandbox::is_on() {
+            return;
+        }
         let is_ours = !forked() && self.pid == std::process::id();
         if !is_ours || self.ended.swap(true, Ordering::AcqRel) {
             return;

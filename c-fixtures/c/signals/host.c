@@ -7,8 +7,8 @@
  *              main made are all there
  *   jumps      a timer's handler jumps out of whatever main is in, 300 times; the callbacks after that are all there,
  *              at depth 1
- *   forks      a timer's handler forks while main calls back from ever new stacks and looks symbols up; the children call
- *              back, too
+ *   forks      a timer's handler forks while main calls back from ever new stacks and opens and closes a plugin; the
+ *              children call back, too, and end at once or go on where main was
  *   cancelled  threads that may be cancelled at any instruction are, while they call back from ever new stacks
  *   pending    a thread that is to be cancelled calls back, makes threads and opens a library first: none of it is a
  *              cancellation point
@@ -54,15 +54,22 @@ FRAME void handle(int signal, void (*handler)(int), int flags)
     CHECK(sigaction(signal, &action, NULL) == 0);
 }
 
-/* SIGPROF comes again and again: as often as the system lets it. */
-FRAME timer_t every(long microseconds)
+static timer_t timer;
+
+/* Each handler sets the timer again at its end: however slow it is, main gets somewhere in between. */
+FRAME void set_timer(long microseconds)
 {
-    timer_t timer;
+    struct itimerspec when = {.it_value.tv_nsec = microseconds * 1000};
+    if (timer_settime(timer, 0, &when, NULL) != 0)
+        _exit(4);
+}
+
+FRAME void handle_timer(void (*handler)(int), int flags)
+{
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGPROF};
-    struct itimerspec when = {.it_interval.tv_nsec = microseconds * 1000, .it_value.tv_nsec = microseconds * 1000};
+    handle(SIGPROF, handler, flags);
     CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
-    CHECK(timer_settime(timer, 0, &when, NULL) == 0);
-    return timer;
+    set_timer(1000);
 }
 
 FRAME void nested(void)
@@ -94,11 +101,16 @@ FRAME void alternate(void)
     say("alternate: handled %d\n", (int)handled - 1);
 }
 
+static void calls_back_soon_again(int signal)
+{
+    calls_back(signal);
+    set_timer(1000);
+}
+
 FRAME void storm(void)
 {
     handled = 1;
-    handle(SIGPROF, calls_back, SA_RESTART);
-    timer_t timer = every(1000);
+    handle_timer(calls_back_soon_again, SA_RESTART);
     while (handled < 100) {
         for (int i = 0; i < 300; i++)
             c_calls_from_depth(i);
@@ -119,6 +131,7 @@ static void jumps_out(int signal)
 {
     (void)signal;
     handled++;
+    set_timer(200 + handled % 100);
     siglongjmp(out, 1);
 }
 
@@ -127,9 +140,8 @@ FRAME void jumps(void)
     sigset_t alarm;
     sigemptyset(&alarm);
     sigaddset(&alarm, SIGPROF);
-    handle(SIGPROF, jumps_out, 0);
     CHECK(sigprocmask(SIG_BLOCK, &alarm, NULL) == 0);
-    timer_t timer = every(300);
+    handle_timer(jumps_out, 0);
     while (handled < 300) {
         if (sigsetjmp(out, 1) == 0) {
             CHECK(sigprocmask(SIG_UNBLOCK, &alarm, NULL) == 0);
@@ -148,7 +160,7 @@ FRAME void jumps(void)
     say("jumps: %ld calls\n", counted);
 }
 
-static volatile sig_atomic_t forked;
+static volatile sig_atomic_t forked, is_child, is_in_loader;
 
 static void forks(int signal)
 {
@@ -157,20 +169,34 @@ static void forks(int signal)
     pid_t child = fork();
     if (child == 0) {
         c_calls_host_counts();
-        _exit(0);
+        /* Others go on where their parent was, which libc's own dlopen doesn't survive. */
+        if (is_in_loader)
+            _exit(0);
+        is_child = 1;
+        return;
     }
     if (waitpid(child, &status, 0) != child || status != 0)
         _exit(4);
     forked++;
+    set_timer(500 + forked * 10);
 }
 
 FRAME void forks_in_handler(void)
 {
-    handle(SIGPROF, forks, SA_RESTART);
-    timer_t timer = every(2000);
-    for (int i = 0; forked < 50; i++) {
-        c_calls_from_depth(i % 300);
-        CHECK(dlsym(RTLD_DEFAULT, "host_counts") != NULL);
+    char plugin_path[4096];
+    ssize_t length = readlink("/proc/self/exe", plugin_path, sizeof plugin_path - 32);
+    CHECK(length > 0);
+    strcpy(plugin_path + length, "-plugin-empty.so");
+    handle_timer(forks, SA_RESTART);
+    for (int i = 0; forked < 60; i++) {
+        for (int depth = 0; depth < 300; depth += 30)
+            c_calls_from_depth(depth + i % 30);
+        is_in_loader = 1;
+        void *plugin = dlopen(plugin_path, RTLD_NOW);
+        CHECK(plugin != NULL && dlclose(plugin) == 0);
+        is_in_loader = 0;
+        if (is_child)
+            _exit(0);
     }
     timer_delete(timer);
     say("forks: done\n");
@@ -200,7 +226,7 @@ FRAME void cancelled(void)
         while (!atomic_load(&ready))
             sched_yield();
         /* Somewhere in the next few hundred callbacks. */
-        for (volatile int wait = 0; wait < i * 300; wait++)
+        for (volatile int wait = 0; wait < i * 100; wait++)
             ;
         CHECK(pthread_cancel(thread) == 0);
         CHECK(pthread_join(thread, &result) == 0);

@@ -4,4 +4,5 @@
 
 pub(crate) mod dl;
 pub(crate) mod process;
+pub(crate) mod sandbox;
 pub(crate) mod threads;

@@ -1,9 +1,10 @@
 //! Processes: fork, exec and the end.
 #![allow(unsafe_code)]
 
-use super::threads::before_always;
+use super::sandbox;
+use super::threads::{before_always, thread_pointer};
 use crate::alloc::PAGES;
-use crate::arch::{Context, around_entry};
+use crate::arch::{self, Context, around_entry};
 use crate::recording::inside;
 use crate::state::ThreadState;
 use crate::{callbacks, modules, registration, tracer};
@@ -14,7 +15,7 @@ use traceshim_ring::record::kind;
 pub(crate) fn install() {
     super::threads::prepare();
     // SAFETY: the functions have the right types and stay loaded.
-    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child)) };
     // SAFETY: as above.
     unsafe { libc::atexit(at_exit) };
 }
@@ -25,19 +26,42 @@ extern "C" fn at_exit() {
     }
 }
 
-/// Nothing of ours is locked by another thread while the process forks.
+/// How often a fork tries to get a lock that another thread has.
+const TRIES: usize = 10_000;
+
+/// Whether a signal handler is running that has interrupted us.
+fn is_inside() -> bool {
+    let state = arch::state_of_thread(thread_pointer());
+    // SAFETY: the calling thread's own state.
+    unsafe { (*state).inside != 0 }
+}
+
+/// Nothing of ours is locked by another thread while the process forks. Where
+/// a signal handler forks in the middle of us, this thread may be the one: it
+/// goes on without, and what it holds it gives back when the handler is over.
 unsafe extern "C" fn before_fork() {
-    modules::lock_for_fork();
-    registration::lock_for_fork();
-    callbacks::lock_for_fork();
-    PAGES.lock();
+    let tries = if is_inside() { 1 } else { TRIES };
+    modules::lock_for_fork(tries);
+    registration::lock_for_fork(tries);
+    callbacks::lock_for_fork(tries);
+    PAGES.lock_for_fork(tries);
 }
 
 unsafe extern "C" fn after_fork() {
-    PAGES.unlock();
+    PAGES.unlock_after_fork();
     callbacks::unlock_after_fork();
     registration::unlock_after_fork();
     modules::unlock_after_fork();
+}
+
+unsafe extern "C" fn after_fork_in_child() {
+    if is_inside()
+        && let Some(tracer) = tracer::current()
+    {
+        tracer.stand_in();
+    }
+    // SAFETY: libc calls this where it would call the other.
+    unsafe { after_fork() };
 }
 
 around_entry! {
@@ -76,6 +100,9 @@ exec_entries! {
 pub(super) unsafe extern "C-unwind" fn never(_: *mut Context, _: *mut ThreadState) {}
 
 unsafe extern "C-unwind" fn before_exec(context: *mut Context, thread: *mut ThreadState) {
+    if sandbox::is_on() {
+        return;
+    }
     // A child of vfork shares our memory but not our process; one of fork that
     // recorded nothing needs no ring for saying that it's about to go.
     let is_ours = tracer::current().is_some_and(|tracer| tracer.pid == std::process::id());

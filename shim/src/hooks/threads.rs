@@ -4,6 +4,7 @@
 use crate::arch::{self, Context, around_entry};
 use crate::callbacks;
 use crate::errno::KeepErrno;
+use crate::hooks::sandbox;
 use crate::modules::{self, Kind};
 use crate::recording::{Recording, inside};
 use crate::state::ThreadState;
@@ -244,7 +245,7 @@ pub(crate) unsafe extern "C-unwind" fn on_return(_: *mut Context, thread: *mut T
     unsafe { (*thread).returned = true };
 }
 
-fn thread_pointer() -> u64 {
+pub(super) fn thread_pointer() -> u64 {
     // SAFETY: always succeeds; a `pthread_t` is the thread pointer in glibc.
     unsafe { libc::pthread_self() }
 }
@@ -258,8 +259,10 @@ pub(crate) fn first_seen(recording: &mut Recording<'_>) {
     // Of a thread that begins in our stub everything is known without the
     // kernel, two of whose calls would double what its creation costs us.
     let announced = thread.epoch == 0 && thread.uid != 0;
-    let tid = announced.then(tid_of_clock).flatten().unwrap_or_else(ask_tid);
-    let inherited = Some(thread.name).filter(|&name| announced && name != 0);
+    let no_kernel = sandbox::is_on();
+    let tid = (announced || no_kernel).then(tid_of_clock).flatten();
+    let tid = tid.unwrap_or_else(|| if no_kernel { 0 } else { ask_tid() });
+    let inherited = Some(thread.name).filter(|&name| announced && name != 0 || no_kernel);
     let name = inherited.unwrap_or_else(|| ask_name(ring));
     if thread.epoch != 0 {
         // Forked: the only thread of the child, with its creator's stack.
@@ -387,19 +390,33 @@ unsafe extern "C-unwind" fn after_set_name(context: *mut Context, thread: *mut T
     unsafe { inside(thread, set) }
 }
 
-/// Of all that `prctl` does, only a new name is looked at.
+/// Of all that `prctl` does, only a new name and a sandbox are looked at.
 unsafe extern "C-unwind" fn before_prctl(context: *mut Context, _: *mut ThreadState) {
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
-    if tracer::current().is_some() && context.args[0] as i32 == libc::PR_SET_NAME {
-        context.live = arch::AROUND;
+    if tracer::current().is_none() {
+        return;
+    }
+    match context.args[0] as i32 {
+        libc::PR_SET_NAME => context.live = arch::AROUND,
+        libc::PR_SET_SECCOMP => {
+            sandbox::enter(context.args[1]);
+            context.live = arch::AROUND;
+        }
+        libc::PR_SET_TSC if context.args[1] as i32 == libc::PR_TSC_SIGSEGV => sandbox::no_clock(),
+        _ => {}
     }
 }
 
 unsafe extern "C-unwind" fn after_prctl(context: *mut Context, thread: *mut ThreadState) {
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
-    if context.result as u32 != 0 {
+    let failed = context.result as u32 != 0;
+    if context.args[0] as i32 == libc::PR_SET_SECCOMP {
+        sandbox::entered(!failed);
+        return;
+    }
+    if failed || sandbox::is_on() {
         return;
     }
     // The kernel reads as far as the first zero, and cuts what is too long.

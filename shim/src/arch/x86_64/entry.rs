@@ -46,8 +46,11 @@ macro_rules! event_entry {
 /// is called from here, with the arguments as they then are, and `$after` runs
 /// with the result. [`INSTEAD`]: `result` is returned. Else control passes on as
 /// if we weren't there: a jump, with the caller's return address in place.
+///
+/// `$early` is assembly that comes before all of it, for what isn't even worth
+/// asking; it may use the labels from 5 on.
 macro_rules! around_entry {
-    ($(#[$doc:meta])* $name:ident, $real:path, $before:path, $after:path) => {
+    ($(#[$doc:meta])* $name:ident, $real:path, $before:path, $after:path $(; $($early:literal)*)?) => {
         $(#[$doc])*
         #[unsafe(naked)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -55,6 +58,7 @@ macro_rules! around_entry {
             std::arch::naked_asm!(
                 ".cfi_startproc",
                 "endbr64",
+                $($($early,)*)?
                 $crate::arch::enter!(),
                 "cmp qword ptr [rip + {real}], 0",
                 "jne 1f",
