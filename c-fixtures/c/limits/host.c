@@ -203,6 +203,9 @@ FRAME void no_memory(void)
         errors[c_makes_thread() & 0xff]++;
         errors[dlopen("libcrypt.so.1", RTLD_NOW) == NULL ? 2 : 3]++;
     }
+    /* What the tracer must remember of these it has no memory for. */
+    for (int i = 0; i < 4000; i++)
+        CHECK(traceshim_wrap((char *)(void *)work + i) != NULL);
     CHECK(setrlimit(RLIMIT_AS, &before) == 0);
     while (count > 0)
         free(taken[--count]);
