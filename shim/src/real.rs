@@ -3,7 +3,6 @@
 
 use crate::elf::{Dynamic, Wanted};
 use crate::hooks::{dl, process, sandbox, threads};
-use findshlibs::{Segment as _, SharedLibrary as _, TargetSharedLibrary};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -62,33 +61,66 @@ real_functions! {
     EXECLE = c"execle", process::execle;
 }
 
-/// Both ways of looking up are ours now, so these two are looked for by hand.
+/// The loader's list of what is loaded, as debuggers read it.
+#[repr(C)]
+struct LinkMap {
+    bias: u64,
+    name: *const libc::c_char,
+    dynamic: *const u8,
+    next: *const LinkMap,
+}
+
+/// Where that list begins.
+#[repr(C)]
+struct DebugState {
+    version: libc::c_int,
+    first: *const LinkMap,
+}
+
+unsafe extern "C" {
+    #[link_name = "_r_debug"]
+    static DEBUG_STATE: DebugState;
+    #[link_name = "_DYNAMIC"]
+    static OUR_DYNAMIC: u8;
+}
+
+/// What the gate calls, which must be libc's own: a sanitizer's runtime stands
+/// before them, too, and may not have begun.
+pub(crate) static SET_CANCEL_STATE: AtomicU64 = AtomicU64::new(0);
+pub(crate) static SET_CANCEL_TYPE: AtomicU64 = AtomicU64::new(0);
+
+/// Both ways of looking up are ours now, so these two are looked for by hand, in
+/// what comes after us. No function is called for it: a sanitizer's runtime that
+/// stands before one would ask for it by way of ours.
 fn resolve_lookups() {
     if DLSYM.load(Ordering::Relaxed) != 0 {
         return;
     }
-    let ours = resolve_all as *const () as u64;
+    // SAFETY: the loader's variable, which it has filled in by now.
+    let mut next = unsafe { DEBUG_STATE.first };
     let mut after = false;
-    TargetSharedLibrary::each(|library| {
-        let bias = library.virtual_memory_bias().0 as u64;
-        let at = |name: &str| {
-            let segment = library.segments().find(|segment| segment.name() == name)?;
-            Some(bias.wrapping_add(segment.stated_virtual_memory_address().0 as u64))
-        };
-        let is_ours = library.segments().filter(|segment| segment.is_code()).any(|segment| {
-            let start = bias.wrapping_add(segment.stated_virtual_memory_address().0 as u64);
-            (start..start + segment.len() as u64).contains(&ours)
-        });
-        // SAFETY: the module is loaded for as long as the list is held.
-        let dynamic = at("DYNAMIC").filter(|_| after).map(|at| unsafe { Dynamic::at(at, bias) });
+    // SAFETY: the list is whole, and nothing is loaded or unloaded before the
+    // program's first constructor.
+    while let Some(map) = unsafe { next.as_ref() } {
+        next = map.next;
+        // SAFETY: the module is loaded.
+        let dynamic = after.then(|| unsafe { Dynamic::at(map.dynamic as u64, map.bias) });
         for (place, name) in [(&DLSYM, c"dlsym"), (&DLVSYM, c"dlvsym")] {
             let found = dynamic.and_then(|dynamic| dynamic.find(name, Wanted::Newest));
             if let Some(found) = found.filter(|_| place.load(Ordering::Relaxed) == 0) {
                 place.store(found.function(), Ordering::Release);
             }
         }
-        after |= is_ours;
-    });
+        // The last one is libc's.
+        let own =
+            [(&SET_CANCEL_STATE, c"pthread_setcancelstate"), (&SET_CANCEL_TYPE, c"pthread_setcanceltype")];
+        for (place, name) in own {
+            if let Some(found) = dynamic.and_then(|dynamic| dynamic.find(name, Wanted::Newest)) {
+                place.store(found.function(), Ordering::Release);
+            }
+        }
+        after |= map.dynamic == &raw const OUR_DYNAMIC;
+    }
 }
 
 fn resolve(to: &AtomicU64, name: &CStr) {

@@ -21,7 +21,7 @@ use traceshim_ring::env::Config;
 use super::settings::Settings;
 use crate::doctor::{Program, Report};
 use crate::input;
-use crate::launch::{Counts, Drainer, SessionDir, find, preload};
+use crate::launch::{Counts, Drainer, SANITIZER_OPTIONS, SessionDir, find, preload, sanitizer_options};
 use crate::model::Kind;
 use crate::resolve::Resolver;
 use crate::show::names::Names;
@@ -96,6 +96,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     let mut command = Command::new(&args.command[0]);
     command.args(&args.command[1..]).envs(args.settings.variables());
     command.env("LD_PRELOAD", preload).env("TRACESHIM_DIR", session.path());
+    command.env(SANITIZER_OPTIONS, sanitizer_options(std::env::var_os(SANITIZER_OPTIONS)));
     if to_stdout {
         command.stdout(Stdio::from(std::io::stderr()));
     }

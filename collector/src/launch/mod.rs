@@ -6,4 +6,4 @@ mod shim;
 
 pub(crate) use drainer::{Counts, Drainer};
 pub(crate) use session::{SessionDir, parent};
-pub(crate) use shim::{find, preload};
+pub(crate) use shim::{SANITIZER_OPTIONS, find, preload, sanitizer_options};

@@ -46,9 +46,35 @@ pub(crate) fn preload(library: &Path, present: Option<OsString>) -> Result<OsStr
     Ok(value)
 }
 
+/// Names options of AddressSanitizer's runtime.
+pub(crate) const SANITIZER_OPTIONS: &str = "ASAN_OPTIONS";
+
+/// Those with which a program that has that runtime starts behind a preloaded
+/// library: it wants to be first, which only matters to libraries that allocate
+/// in the program's name. What the user asks for stays.
+pub(crate) fn sanitizer_options(present: Option<OsString>) -> OsString {
+    const LINK_ORDER: &[u8] = b"verify_asan_link_order=";
+    let mut value = present.unwrap_or_default();
+    if !value.as_bytes().windows(LINK_ORDER.len()).any(|part| part == LINK_ORDER) {
+        if !value.is_empty() {
+            value.push(":");
+        }
+        value.push("verify_asan_link_order=0");
+    }
+    value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_of_a_sanitizer_are_kept() {
+        assert_eq!(sanitizer_options(None), "verify_asan_link_order=0");
+        assert_eq!(sanitizer_options(Some("a=1:b=2".into())), "a=1:b=2:verify_asan_link_order=0");
+        let asked = "verify_asan_link_order=1";
+        assert_eq!(sanitizer_options(Some(asked.into())), asked);
+    }
 
     #[test]
     fn what_is_preloaded_already_stays() {

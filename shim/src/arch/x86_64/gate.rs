@@ -10,6 +10,7 @@
 
 use super::Context;
 use crate::block::{BLOCK_BYTES, Block, FREE_BLOCKS};
+use crate::real::{SET_CANCEL_STATE, SET_CANCEL_TYPE};
 use crate::state::ThreadState;
 use std::arch::naked_asm;
 use std::mem::offset_of;
@@ -172,13 +173,16 @@ pub(crate) unsafe extern "C" fn gate() {
         "30:",
         // Cancellation unwinds by force, which no Rust frame survives, and may
         // come at any instruction or where a handler opens a file.
+        "cmp qword ptr [rip + {set_cancel_type}], 0",
+        "jz 35f",
         "mov edi, {cancel_disable}",
         "lea rsi, [rbp - 64]",
-        "call qword ptr [rip + pthread_setcancelstate@GOTPCREL]",
+        "call qword ptr [rip + {set_cancel_state}]",
         // libc's handler of a cancellation that is on its way looks only here.
         "xor edi, edi",
         "lea rsi, [rbp - 60]",
-        "call qword ptr [rip + pthread_setcanceltype@GOTPCREL]",
+        "call qword ptr [rip + {set_cancel_type}]",
+        "35:",
         "mov rdi, [rbp - 40]",
         "mov rax, [rbp - 48]",
         "mov rsi, r12",
@@ -195,14 +199,16 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov rsp, r14",
         // A thread that was cancelled meanwhile may end right here. Its flag is
         // stale then.
+        "cmp qword ptr [rip + {set_cancel_type}], 0",
+        "jz 34f",
         "mov edi, [rbp - 64]",
         "xor esi, esi",
-        "call qword ptr [rip + pthread_setcancelstate@GOTPCREL]",
+        "call qword ptr [rip + {set_cancel_state}]",
         "mov edi, [rbp - 60]",
         "test edi, edi",
         "jz 34f",
         "xor esi, esi",
-        "call qword ptr [rip + pthread_setcanceltype@GOTPCREL]",
+        "call qword ptr [rip + {set_cancel_type}]",
         "34:",
         "test r13d, r13d",
         "jz 40f",
@@ -242,6 +248,8 @@ pub(crate) unsafe extern "C" fn gate() {
         reentered = const offset_of!(ThreadState, reentered),
         armed = const offset_of!(ThreadState, armed),
         block_bytes = const BLOCK_BYTES,
+        set_cancel_state = sym SET_CANCEL_STATE,
+        set_cancel_type = sym SET_CANCEL_TYPE,
         cancel_disable = const PTHREAD_CANCEL_DISABLE,
         free = sym FREE_BLOCKS,
         vector_state = sym VECTOR_STATE,
