@@ -5,7 +5,7 @@ mod common;
 mod traced;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -183,11 +183,14 @@ fn logs(inputs: &[&Path]) -> BTreeMap<u64, u64> {
         .args(["dump", "--format", "json", "--kind", "log", "--no-symbols", "--depth", "0"])
         .args(inputs)
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let found = contiguous(BufReader::new(dump.stdout.take().unwrap()).lines().map(Result::unwrap));
-    assert!(dump.wait().unwrap().success(), "dump failed");
+    // What it says is short.
+    let mut said = String::new();
+    dump.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(dump.wait().unwrap().success(), "dump of {inputs:?} failed: {said}");
     found
 }
 
