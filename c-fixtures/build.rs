@@ -13,7 +13,7 @@ use std::thread;
 #[allow(unreachable_pub, reason = "a library's module, used here by itself")]
 mod table;
 
-use table::{FIXTURES, FLAG_SETS, Fixture, FlagSet, PARTS, Part};
+use table::{Edit, FIXTURES, FLAG_SETS, Fixture, FlagSet, PARTS, Part};
 
 /// What is right for every compilation. A fixture of a calling convention would else get notes about the changes of
 /// that convention in gcc 4.
@@ -98,20 +98,37 @@ fn build_part(compilers: &Compilers, part: &Part, flags: &FlagSet, source: &Path
     fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let with: Vec<PathBuf> = part.with.iter().map(|with| out.join(with)).collect();
     shared_object(compilers, part.flags, flags, &source.join(part.source), &file, &with);
-    if !part.sections {
-        drop_section_headers(&file);
+    match part.edit {
+        Edit::Nothing => {}
+        // e_shoff; e_shentsize, e_shnum and e_shstrndx.
+        Edit::NoSections => {
+            edit(&file, |elf| [40..48, 58..64].into_iter().for_each(|field| elf[field].fill(0)))
+        }
+        Edit::RelroBeyond => edit(&file, extend_relro),
     }
 }
 
-/// Forgets where the section headers are: `objcopy` can do that only since binutils 2.41.
-fn drop_section_headers(file: &Path) {
+fn edit(file: &Path, change: impl FnOnce(&mut [u8])) {
     let shown = file.display();
     let mut bytes = fs::read(file).unwrap_or_else(|error| panic!("{shown}: {error}"));
-    // e_shoff; e_shentsize, e_shnum and e_shstrndx.
-    for range in [40..48, 58..64] {
-        bytes[range].fill(0);
-    }
+    change(&mut bytes);
     fs::write(file, bytes).unwrap_or_else(|error| panic!("{shown}: {error}"));
+}
+
+/// Adds to the p_memsz of the program header PT_GNU_RELRO.
+fn extend_relro(elf: &mut [u8]) {
+    const RELRO: u64 = 0x6474_e552;
+    let word = |elf: &[u8], at: usize, bytes: usize| {
+        let mut word = [0; 8];
+        word[..bytes].copy_from_slice(&elf[at..at + bytes]);
+        u64::from_le_bytes(word)
+    };
+    // e_phoff, e_phnum; a header has 56 bytes.
+    let first = word(elf, 32, 8) as usize;
+    let headers = (0..word(elf, 56, 2) as usize).map(|n| first + 56 * n);
+    let header = headers.into_iter().find(|&at| word(elf, at, 4) == RELRO).expect("linked with -z relro");
+    let size = word(elf, header + 40, 8) + 0x100;
+    elf[header + 40..header + 48].copy_from_slice(&size.to_le_bytes());
 }
 
 fn shared_object(

@@ -471,7 +471,7 @@ def loader(check):
 
 
 def shapes(check):
-    libraries = ("lazy", "now", "no-relro", "sysv", "gnu", "no-plt", "symbolic", "relative", "text", "bare", "stripped")
+    libraries = ("lazy", "now", "no-relro", "sysv", "gnu", "no-plt", "symbolic", "relative", "text", "bare", "stripped", "beyond")
     wanted = [f"{library} {how}" for library in libraries for how in ("lazy", "now")]
     check.expect("logs", [event["message"] for event in check.of("log")], wanted=wanted)
     for event in check.of("log"):

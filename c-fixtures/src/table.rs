@@ -91,8 +91,20 @@ pub struct Part {
     pub flags: &'static [&'static str],
     /// Earlier parts (or the fixture's own library) that it is linked with.
     pub with: &'static [&'static str],
-    /// Whether its section headers are kept, which no program needs in order to run.
-    pub sections: bool,
+    /// What is changed in the file, since no linker's option does it.
+    pub edit: Edit,
+}
+
+/// A change of a library's headers.
+#[derive(Debug)]
+pub enum Edit {
+    /// None.
+    Nothing,
+    /// Without section headers, which no program needs in order to run. (`objcopy` can do it since binutils 2.41.)
+    NoSections,
+    /// Less than a page more is said to be read-only after relocation. The loader protects whole pages only, so that
+    /// it is not; some linkers' output is so by itself.
+    RelroBeyond,
 }
 
 const fn part(
@@ -102,7 +114,7 @@ const fn part(
     flags: &'static [&'static str],
     with: &'static [&'static str],
 ) -> Part {
-    Part { fixture, file, source, flags, with, sections: true }
+    Part { fixture, file, source, flags, with, edit: Edit::Nothing }
 }
 
 /// In the order in which they are built.
@@ -123,7 +135,15 @@ pub const PARTS: &[Part] = &[
         source: "shape.c",
         flags: &["-s"],
         with: &[],
-        sections: false,
+        edit: Edit::NoSections,
+    },
+    Part {
+        fixture: "shapes",
+        file: "shapes-beyond.so",
+        source: "shape.c",
+        flags: &["-DTABLE_IS_WRITTEN", "-Wl,-z,relro"],
+        with: &[],
+        edit: Edit::RelroBeyond,
     },
     part("versions", "versions-new.so", "client.c", &[], &["libversions.so"]),
     part(

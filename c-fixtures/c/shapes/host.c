@@ -30,6 +30,7 @@ __attribute__((visibility("protected"))) REAL int host_protected(void) { return 
 
 static const char *const libraries[] = {
     "lazy", "now", "no-relro", "sysv", "gnu", "no-plt", "symbolic", "relative", "text", "bare", "stripped",
+    "beyond",
 };
 
 FRAME void use(const char *name, int flags)

@@ -14,6 +14,8 @@ use traceshim_ring::layout::Ref;
 use traceshim_ring::stamp::FileStamp;
 use traceshim_unwind::{FramePointers, ModuleDesc, sections_of};
 
+const PAGE: u64 = 4096;
+
 /// A module, as long as it is loaded.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -99,7 +101,8 @@ impl Loaded {
                 }
                 "GNU_EH_FRAME" => frames = Some(range),
                 "DYNAMIC" => dynamic_at = Some(moved.start),
-                "GNU_RELRO" => relro = (moved.start, moved.end),
+                // Whole pages only: what else is in the last one stays writable.
+                "GNU_RELRO" => relro = (moved.start & !(PAGE - 1), moved.end & !(PAGE - 1)),
                 _ => {}
             }
         }
