@@ -235,6 +235,43 @@ fails_open() {
     fi
 }
 
+# A debugger sees through trampolines and patched entries, and stops where
+# exceptions are thrown.
+debugger() {
+    title "gdb"
+    have gdb || { skip gdb "not installed" && return; }
+    in_gdb founding O2-fp -ex 'break host_called_from_c' -ex run -ex bt -ex up -ex up -ex finish -ex continue
+    report "gdb: the whole chain behind a callback" says_in_order \
+        '#0 .*host_called_from_c' '#1 .*trampoline' '#2 .* c_step ' '#3 .* c_called_from_host ' '#. .* main '
+    report "gdb: up, finish and the rest of the run" says_in_order \
+        '^#. .* main ' '^#1 .*trampoline' '^#2 .* c_step ' 'c_called_from_host () at' 'exited normally'
+    in_gdb cxxhost O2-nofp -ex 'set env TRACESHIM_CALLBACKS=auto,inline:host_throws' \
+        -ex 'catch throw' -ex run -ex bt -ex delete -ex continue
+    report "gdb: an exception's chain through a patched entry" says_in_order \
+        '#0 .*__cxa_throw' '#1 .* host_throws ' '#2 .*trampoline' '#3 .*shell' '#4 .* c_calls_host_throws ' '#. .* main '
+    report "gdb: the exception is caught" says_in_order 'throws: caught' 'exited normally'
+}
+
+# in_gdb FIXTURE FLAGSET COMMANDS...: what gdb says of it.
+in_gdb() {
+    gdb -nx -q -batch -iex 'set startup-with-shell off' -iex 'set debuginfod enabled off' \
+        -ex "set env LD_PRELOAD=$target/release/libtraceshim.so" -ex "set env TRACESHIM_DIR=$scratch/session" \
+        "${@:3}" "$("$fixtures" path "$1" "$2")" >"$scratch/gdb" 2>&1 </dev/null || true
+}
+
+# Lines that match, each below the one before.
+says_in_order() {
+    local pattern from=1 at
+    for pattern in "$@"; do
+        if ! at=$(tail -n "+$from" "$scratch/gdb" | grep -nm1 -- "$pattern"); then
+            echo "        no line like $pattern from line $from on:"
+            sed 's/^/        | /' "$scratch/gdb"
+            return 1
+        fi
+        from=$((from + ${at%%:*}))
+    done
+}
+
 # What isn't traced is said in words.
 says_what_is_apart() {
     local program
@@ -250,7 +287,7 @@ all=(
     loader opener shapes versions churn
     early spin
     signals ends limits sandbox
-    killed fails_open
+    debugger killed fails_open
 )
 ((${#rest[@]} > 0)) || rest=("${all[@]}")
 for fixture in "${rest[@]}"; do
@@ -266,7 +303,7 @@ for fixture in "${rest[@]}"; do
     tables | register | abi | wide | shapes)
         everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie
         ;;
-    killed | fails_open | patched) "$fixture" ;;
+    killed | fails_open | patched | debugger) "$fixture" ;;
     opener)
         everything_in opener O2-fp O0-nofp
         says_what_is_apart
