@@ -122,6 +122,25 @@ patched_plugins() {
     report "plugins: each one's function returns" returns_of plugin_run 3 "$scratch/dump.json"
 }
 
+# A process that gets no new executable memory (PR_SET_MDWE) runs as it is.
+denied() {
+    local program deny='import ctypes, os, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0): sys.exit(77)
+os.execve(sys.argv[1], sys.argv[1:2], {**os.environ, "LD_PRELOAD": sys.argv[2]})'
+    program=$("$fixtures" path maps O2-fp)
+    title "maps, in a process that gets no new executable memory"
+    local status=0
+    TRACESHIM_DIR=$scratch/session TRACESHIM_CALLBACKS=auto,inline:patched python3 -c "$deny" "$program" \
+        "$target/release/libtraceshim.so" >"$scratch/traced.out" 2>"$scratch/traced.err" || status=$?
+    if ((status == 77)); then
+        # Linux 6.3; no package gives it.
+        echo "skipped: no new executable memory: this kernel can't refuse it"
+        return
+    fi
+    report "denied: same output" diff -u c-fixtures/c/maps/expected.txt "$scratch/traced.out"
+    report "denied: one line about it" one_line_says "inline:patched: its entry can't be patched: the system gives no memory"
+}
+
 # returns_of FUNCTION COUNT DUMP
 returns_of() {
     [[ $(grep -c "\"function\":\"$1\".*\"how\":\"return\"" "$3") == "$2" ]]
@@ -314,6 +333,7 @@ for fixture in "${rest[@]}"; do
             report "inline $flags: what can't be patched is said, with the reason" refused_aloud
         done
         patched_plugins
+        denied
         ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;

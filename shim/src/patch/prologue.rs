@@ -132,3 +132,57 @@ fn is_padding(address: u64, bytes: &[u8], until: u64) -> bool {
     }
     end >= until
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge_at_64k(code: &[u8]) -> Result<Prologue, Refusal> {
+        judge(0x10000, code, &[0xcc; 16], &[])
+    }
+
+    /// Whatever the bytes are: no panic, and what moves is whole instructions,
+    /// one after the other, with room for the jump.
+    #[test]
+    fn any_bytes_are_judged() {
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        };
+        let mut movable = 0;
+        for _ in 0..100_000 {
+            let len = usize::from(random() % 40);
+            let code: Vec<u8> = (0..len).map(|_| random()).collect();
+            let Ok(prologue) = judge_at_64k(&code) else { continue };
+            movable += 1;
+            let mut next = prologue.at;
+            for instruction in &prologue.instructions {
+                assert_eq!(instruction.ip(), next, "{code:x?}");
+                next = instruction.next_ip();
+            }
+            assert!(prologue.rest.is_none_or(|rest| rest == next && rest >= prologue.at + JUMP), "{code:x?}");
+            assert!(prologue.gone().end >= prologue.at + JUMP, "{code:x?}");
+        }
+        assert!(movable > 1000, "{movable}");
+    }
+
+    #[test]
+    fn endbr64_stays_where_it_is() {
+        // endbr64; sub rsp, 8; lea rdi, [rip + 16]; ret
+        let code = [0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x83, 0xec, 0x08, 0x48, 0x8d, 0x3d, 0x10, 0, 0, 0, 0xc3];
+        let prologue = judge_at_64k(&code).unwrap();
+        assert_eq!((prologue.at, prologue.rest), (0x10004, Some(0x1000f)));
+    }
+
+    #[test]
+    fn what_cant_be_moved_is_refused() {
+        // jne to its own second instruction; a breakpoint; a call through rsp.
+        let back = [0x31, 0xc0, 0xff, 0xc0, 0x39, 0xf8, 0x75, 0xfa, 0xc3];
+        assert!(matches!(judge_at_64k(&back), Err(Refusal::JumpsBack)));
+        assert!(matches!(judge_at_64k(&[0xcc, 0x90, 0x90, 0x90, 0x90, 0xc3]), Err(Refusal::Unmovable)));
+        let through_stack = [0xff, 0x94, 0x24, 0x10, 0, 0, 0, 0xc3];
+        assert!(matches!(judge_at_64k(&through_stack), Err(Refusal::Call)));
+        assert!(matches!(judge(0x10000, &[0xc3], &[0x55; 16], &[]), Err(Refusal::Short)));
+    }
+}
