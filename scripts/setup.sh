@@ -18,6 +18,10 @@ for_tests=(
     /usr/include/sqlite3.h:libsqlite3-dev /usr/include/expat.h:libexpat1-dev /usr/include/zlib.h:zlib1g-dev
     /usr/include/x86_64-linux-gnu/curl/curl.h:libcurl4-openssl-dev /usr/include/openssl/ssl.h:libssl-dev
     /usr/include/glib-2.0/glib.h:libglib2.0-dev /usr/include/uv.h:libuv1-dev /usr/include/event2/event.h:libevent-dev
+    valgrind:valgrind sqlite3:sqlite3 ruby:ruby /usr/lib/python3.11/test/test_thread.py:libpython3.11-testsuite
+    /usr/lib/x86_64-linux-gnu/libjemalloc.so.2:libjemalloc2
+    /usr/lib/x86_64-linux-gnu/libtcmalloc.so.4:libgoogle-perftools4
+    /usr/lib/x86_64-linux-gnu/libeatmydata.so.1:libeatmydata1
 )
 
 packages_missing() {

@@ -24,3 +24,6 @@ scripts/smoke.sh
 
 title "real programs"
 scripts/real.sh
+
+title "beds that others made"
+scripts/beds.sh --no-build
