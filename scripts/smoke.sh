@@ -305,7 +305,7 @@ all=(
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin
-    signals ends limits sandbox
+    signals stacks ends limits sandbox
     debugger killed fails_open
 )
 ((${#rest[@]} > 0)) || rest=("${all[@]}")

@@ -590,6 +590,19 @@ def signals(check):
     check.expect("pending: births", dict(made), wanted={"has_to_end": 1, "on_alternate_stack": 1})
 
 
+def stacks(check):
+    check.births({("host", "tells"): 5, ("host", "calls_back"): 2, ("host", "in_c11"): 1})
+    cases = by_case(check)
+    for case, count in (("attributes", 5), ("smallest", 200), ("errors", 0), ("c11", 1), ("by_libc", 1), ("flags", 3)):
+        entered = cases[case].of("callback_enter")
+        check.expect(f"{case}: callbacks", [len(entered), {event["depth"] for event in entered} - {1}], wanted=[count, set()])
+    statuses = {event["stack_status"] for event in cases["smallest"].of("callback_enter")}
+    check.expect("smallest: stacks", statuses, wanted={"complete"})
+    caller = cases["by_libc"].one("callback_enter")
+    origins = [event["origin"] for event in cases["by_libc"].of("thread_start", tid=caller.get("tid"))]
+    check.expect("by_libc: the thread that nobody announced", origins, wanted=["unknown"])
+
+
 def ends(check):
     cases = by_case(check)
     check.expect("cases", len(cases), wanted=22)
@@ -656,7 +669,7 @@ CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
     "register": register, "hand-over": hand_over, "inline": inline, "maps": maps, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
-    "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals,
+    "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals, "stacks": stacks,
     "ends": ends, "limits": limits, "sandbox": sandbox, "spin": spin,
 }
 

@@ -246,6 +246,7 @@ pub const FIXTURES: &[Fixture] = &[
     },
     plain("early"),
     plain("signals"),
+    plain("stacks"),
     plain("ends"),
     plain("limits"),
     plain("sandbox"),

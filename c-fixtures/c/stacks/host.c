@@ -1,0 +1,248 @@
+/* Threads with attributes, small stacks, and by other makers than pthread_create: all as without a tracer.
+ *
+ * Each case is a process (see cases.h). Events, by case:
+ *   attributes   a thread for each attribute, with a callback of host_stacks; the thread prints what it finds
+ *   smallest     PTHREAD_STACK_MIN, and a stack of that size that the program supplies: callbacks from C on both
+ *   errors       no thread, and the error that libc gives
+ *   c11          thrd_create: a birth, origin host
+ *   by_libc      a thread that libc makes for a timer (SIGEV_THREAD): its callback comes from an unknown thread
+ *   tls          libraries with static TLS are opened until there is no more room for them: as many as without a tracer
+ *   flags        the direction flag, the rounding of both units and the exception masks, in a callback and after it
+ */
+#define _GNU_SOURCE
+#include "cases.h"
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <threads.h>
+#include <time.h>
+
+IMPORT void c_calls_host_stacks(void);
+IMPORT void c_calls_host_flags(void);
+
+static int calls;
+
+EXPORT void host_stacks(void)
+{
+    __atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED);
+}
+
+/* What a thread can find out about itself. */
+FRAME void *tells(void *what)
+{
+    pthread_attr_t attributes;
+    void *address;
+    size_t size, guard;
+    int detached, cpus;
+    cpu_set_t set;
+    sigset_t blocked;
+    c_calls_host_stacks();
+    CHECK(pthread_getattr_np(pthread_self(), &attributes) == 0);
+    CHECK(pthread_attr_getstack(&attributes, &address, &size) == 0);
+    CHECK(pthread_attr_getguardsize(&attributes, &guard) == 0);
+    CHECK(pthread_attr_getdetachstate(&attributes, &detached) == 0);
+    CHECK(pthread_getaffinity_np(pthread_self(), sizeof set, &set) == 0);
+    CHECK(pthread_sigmask(SIG_SETMASK, NULL, &blocked) == 0);
+    /* A machine may have no more than one. */
+    cpus = strcmp(what, "size") == 0 || strcmp(what, "guard") == 0 ? 0 : CPU_COUNT(&set);
+    say("%s: stack %zu, guard %zu, detached %d, on one processor %d, SIGUSR1 blocked %d\n", (char *)what, size, guard,
+        detached == PTHREAD_CREATE_DETACHED, cpus == 1, sigismember(&blocked, SIGUSR1));
+    CHECK(pthread_attr_destroy(&attributes) == 0);
+    return what;
+}
+
+FRAME void run(pthread_attr_t *attributes, const char *what)
+{
+    pthread_t thread;
+    void *result = NULL;
+    CHECK(pthread_create(&thread, attributes, tells, (void *)what) == 0);
+    CHECK(pthread_join(thread, &result) == 0 && result == what);
+}
+
+FRAME void attributes(void)
+{
+    static _Alignas(4096) char stack[128 << 10];
+    pthread_attr_t a;
+    cpu_set_t first;
+    sigset_t blocked;
+    CHECK(sched_getaffinity(0, sizeof first, &first) == 0);
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &first))
+        cpu++;
+    CPU_ZERO(&first);
+    CPU_SET(cpu, &first);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    CHECK(pthread_attr_init(&a) == 0);
+    CHECK(pthread_attr_setstacksize(&a, 1 << 20) == 0);
+    run(&a, "size");
+    CHECK(pthread_attr_setguardsize(&a, 64 << 10) == 0);
+    run(&a, "guard");
+    CHECK(pthread_attr_setaffinity_np(&a, sizeof first, &first) == 0);
+    run(&a, "affinity");
+    CHECK(pthread_attr_setsigmask_np(&a, &blocked) == 0);
+    run(&a, "mask");
+    CHECK(pthread_attr_setstack(&a, stack, sizeof stack) == 0);
+    run(&a, "stack");
+    CHECK(pthread_attr_destroy(&a) == 0);
+}
+
+FRAME void *calls_back(void *argument)
+{
+    for (int i = 0; i < 100; i++)
+        c_calls_host_stacks();
+    return argument;
+}
+
+FRAME void smallest(void)
+{
+    static _Alignas(4096) char stack[16384];
+    pthread_attr_t a;
+    pthread_t thread;
+    CHECK(pthread_attr_init(&a) == 0);
+    CHECK(pthread_attr_setstacksize(&a, PTHREAD_STACK_MIN) == 0);
+    CHECK(pthread_create(&thread, &a, calls_back, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(pthread_attr_setstack(&a, stack, sizeof stack) == 0);
+    CHECK(pthread_create(&thread, &a, calls_back, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    say("smallest: %d calls\n", calls);
+}
+
+FRAME void errors(void)
+{
+    pthread_attr_t a;
+    pthread_t thread;
+    CHECK(pthread_attr_init(&a) == 0);
+    CHECK(pthread_attr_setstacksize(&a, (size_t)1 << 46) == 0);
+    errno = 77;
+    int too_large = pthread_create(&thread, &a, tells, NULL);
+    cpu_set_t nowhere;
+    CPU_ZERO(&nowhere);
+    CHECK(pthread_attr_setstacksize(&a, 1 << 20) == 0);
+    CHECK(pthread_attr_setaffinity_np(&a, sizeof nowhere, &nowhere) == 0);
+    int no_processor = pthread_create(&thread, &a, tells, NULL);
+    say("errors: %d %d\n", too_large, no_processor);
+}
+
+static int in_c11(void *argument)
+{
+    c_calls_host_stacks();
+    return *(int *)argument;
+}
+
+FRAME void c11(void)
+{
+    int value = 42, result = 0;
+    thrd_t thread;
+    CHECK(thrd_create(&thread, in_c11, &value) == thrd_success);
+    CHECK(thrd_join(thread, &result) == thrd_success);
+    say("c11: %d\n", result);
+}
+
+static sem_t expired;
+
+static void in_timer(union sigval value)
+{
+    (void)value;
+    c_calls_host_stacks();
+    sem_post(&expired);
+}
+
+FRAME void by_libc(void)
+{
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = in_timer};
+    struct itimerspec when = {.it_value.tv_nsec = 1000000};
+    CHECK(sem_init(&expired, 0, 0) == 0);
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+    CHECK(timer_settime(timer, 0, &when, NULL) == 0);
+    CHECK(sem_wait(&expired) == 0);
+    say("by_libc: %d calls\n", calls);
+}
+
+/* The loader knows files by device and inode: each library has to be a copy. */
+FRAME int open_with_tls(void)
+{
+    static char bytes[1 << 20];
+    char path[4096], copy[] = "/tmp/stacks-XXXXXX";
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 32);
+    CHECK(length > 0);
+    strcpy(path + length, "-plugin-tls.so");
+    int fd = open(path, O_RDONLY | O_CLOEXEC), opened = 0;
+    CHECK(fd >= 0);
+    length = read(fd, bytes, sizeof bytes);
+    CHECK(length > 0 && length < (ssize_t)sizeof bytes);
+    for (int i = 0; i < 100; i++) {
+        strcpy(copy, "/tmp/stacks-XXXXXX");
+        int to = mkstemp(copy);
+        CHECK(to >= 0 && write(to, bytes, (size_t)length) == length && close(to) == 0);
+        opened += dlopen(copy, RTLD_NOW) != NULL;
+        CHECK(unlink(copy) == 0);
+    }
+    return opened;
+}
+
+static void count_tls(void)
+{
+    exit(open_with_tls());
+}
+
+/* How many there is room for hangs on libc: a process without any preloaded library tells. */
+FRAME void tls(void)
+{
+    int opened = open_with_tls(), status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        unsetenv("LD_PRELOAD");
+        execl("/proc/self/exe", "stacks", "run", "count_tls", NULL);
+        _exit(127);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    say("tls: some %d, all %d, as many as without a preloaded library %d\n", opened > 0, opened == 100,
+        opened == WEXITSTATUS(status));
+}
+
+static unsigned long flags_in_callback;
+static unsigned short x87_in_callback;
+static unsigned mxcsr_in_callback;
+
+EXPORT void host_flags(void)
+{
+    __asm__ __volatile__("pushfq\n\tpopq %0" : "=r"(flags_in_callback));
+    __asm__ __volatile__("fnstcw %0" : "=m"(x87_in_callback));
+    __asm__ __volatile__("stmxcsr %0" : "=m"(mxcsr_in_callback));
+}
+
+FRAME void flags(void)
+{
+    unsigned short x87 = 0x0f7f, x87_after;
+    unsigned mxcsr = 0x7f80, mxcsr_after;
+    unsigned long flags_after;
+    for (int i = 0; i < 3; i++) {
+        __asm__ __volatile__("fldcw %0" ::"m"(x87));
+        __asm__ __volatile__("ldmxcsr %0" ::"m"(mxcsr));
+        c_calls_host_flags();
+        __asm__ __volatile__("pushfq\n\tpopq %0" : "=r"(flags_after));
+        __asm__ __volatile__("fnstcw %0" : "=m"(x87_after));
+        __asm__ __volatile__("stmxcsr %0" : "=m"(mxcsr_after));
+        say("flags: direction %lu %lu, x87 %x %x, mxcsr %x %x\n", flags_in_callback >> 10 & 1, flags_after >> 10 & 1,
+            x87_in_callback, x87_after, mxcsr_in_callback & 0xffc0, mxcsr_after & 0xffc0);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct named_case cases[] = {
+        {"attributes", attributes}, {"smallest", smallest}, {"errors", errors}, {"c11", c11},
+        {"by_libc", by_libc},       {"tls", tls},           {"flags", flags},
+    };
+    static const struct named_case inner[] = {{"count_tls", count_tls}};
+    if (argc == 3 && strcmp(argv[2], inner[0].name) == 0)
+        return run_cases(inner, 1, argc, argv);
+    return run_cases(cases, sizeof cases / sizeof cases[0], argc, argv);
+}
