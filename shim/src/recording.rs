@@ -150,3 +150,25 @@ impl Recording<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch;
+
+    unsafe extern "C-unwind" fn on_panic(_: *mut Context, thread: *mut ThreadState) {
+        // SAFETY: called by the gate.
+        unsafe { inside(thread, |_| panic!("on purpose")) }
+    }
+
+    /// The test's own process is traced, by the shim that it is.
+    #[test]
+    fn a_panic_ends_the_tracing_and_nothing_else() {
+        tracer::initialise();
+        assert!(tracer::current().is_some());
+        assert!(arch::on_this_thread(on_panic, 0));
+        assert!(tracer::current().is_none());
+        // Not inside any more: the next one is let in, and does nothing.
+        assert!(arch::on_this_thread(on_panic, 0));
+    }
+}
