@@ -213,7 +213,7 @@ fn summarize(args: &RecordArgs, program: &Program, counts: Counts, session: &Ses
         let nothing = "no thread was made, no callback was called, and nothing was logged";
         match program.untraceable() {
             Some(why) => say(format_args!("nothing was recorded: {why}")),
-            None if counts.processes > 0 => say(format_args!("nothing was recorded: {nothing}")),
+            None if counts.rings > 0 => say(format_args!("nothing was recorded: {nothing}")),
             None => say(format_args!("nothing was recorded: {nothing}, unless the shim said why above")),
         }
     } else {

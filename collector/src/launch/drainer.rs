@@ -1,6 +1,7 @@
 //! From the rings of a session into a trace, while the programs run.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
 use std::io::{Error, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,9 @@ use crate::trace::TraceWriter;
 /// What was taken so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
-    /// Processes with a ring.
+    /// Rings.
+    pub(crate) rings: u64,
+    /// Processes that left anything in one.
     pub(crate) processes: u64,
     /// Records that are events.
     pub(crate) events: u64,
@@ -36,10 +39,19 @@ pub(crate) struct Counts {
 /// Takes the rings of a session, each chunk exactly once.
 pub(crate) struct Drainer<W: Write> {
     out: Out<W>,
-    /// Those that are finished too: a ring that is left alone isn't opened again.
-    rings: HashMap<PathBuf, Ring>,
+    /// By what tells files apart, since a program that executes another one may
+    /// leave its ring's name to it. Those that are finished too: a ring that is
+    /// left alone isn't opened again.
+    rings: HashMap<FileId, Ring>,
     /// Files that are called like rings and are none of ours; said once.
     refused: HashSet<PathBuf>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn id_of(file: &Metadata) -> FileId {
+    (file.dev(), file.ino())
 }
 
 /// Where all rings' content goes.
@@ -105,33 +117,33 @@ impl<W: Write> Drainer<W> {
     ) -> Result<bool> {
         self.discover(session);
         let mut any = false;
-        for (path, ring) in self.rings.iter_mut().filter(|(_, ring)| !ring.done) {
+        for ring in self.rings.values_mut().filter(|ring| !ring.done) {
             match act(ring, &mut self.out) {
                 Ok(did) => any |= did,
                 Err(error) if error.is::<ReadError>() => {
-                    say(format_args!("{}: {error:#}; its ring is left alone", path.display()));
+                    say(format_args!("{}: {error:#}; its ring is left alone", ring.path.display()));
                     ring.done = true;
                 }
                 Err(error) => return Err(error),
             }
         }
-        // A name is free again once its file is gone.
-        self.rings.retain(|path, ring| !ring.done || path.exists());
+        // A file that is gone can't be met again.
+        self.rings.retain(|_, ring| !ring.done || ring.is_there());
         Ok(any)
     }
 
     /// Opens rings that weren't there before.
     fn discover(&mut self, session: &SessionDir) {
         for path in session.rings() {
-            if self.rings.contains_key(&path) || self.refused.contains(&path) {
+            let known = path.symlink_metadata().is_ok_and(|file| self.rings.contains_key(&id_of(&file)));
+            if known || self.refused.contains(&path) {
                 continue;
             }
             match open_own(&path) {
-                Ok(drain) => {
-                    self.out.counts.processes += 1;
+                Ok((id, drain)) => {
+                    self.out.counts.rings += 1;
                     let (number, pages) = (None, HashMap::new());
-                    let ring = Ring { path: path.clone(), drain, number, pages, done: false };
-                    self.rings.insert(path, ring);
+                    self.rings.insert(id, Ring { path, drain, number, pages, done: false });
                 }
                 // Its process is just making it, or has removed it.
                 Err(ReadError::NotARing | ReadError::TooShort(_)) => {}
@@ -146,14 +158,15 @@ impl<W: Write> Drainer<W> {
 }
 
 /// Opens a ring of this user's. Somebody else's was put there to be taken.
-fn open_own(path: &Path) -> Result<Drain, ReadError> {
+fn open_own(path: &Path) -> Result<(FileId, Drain), ReadError> {
     let drain = Drain::open(path)?;
-    let owner = drain.file().metadata()?.uid();
+    let file = drain.file().metadata()?;
+    let owner = file.uid();
     if owner != own_uid() {
         let why = format!("belongs to user {owner}, not to user {}", own_uid());
         return Err(Error::new(ErrorKind::PermissionDenied, why).into());
     }
-    Ok(drain)
+    Ok((id_of(&file), drain))
 }
 
 impl Ring {
@@ -161,11 +174,15 @@ impl Ring {
         is_mapped(self.drain.file(), &self.path, pid)
     }
 
+    /// Whether its name still leads to the file.
+    fn is_there(&self) -> bool {
+        let (there, ours) = (self.path.symlink_metadata(), self.drain.file().metadata());
+        there.is_ok_and(|there| ours.is_ok_and(|ours| id_of(&there) == id_of(&ours)))
+    }
+
     /// Removes the file, unless another one has its name by now.
     fn remove(&self) {
-        if let (Ok(there), Ok(ours)) = (self.path.symlink_metadata(), self.drain.file().metadata())
-            && (there.dev(), there.ino()) == (ours.dev(), ours.ino())
-        {
+        if self.is_there() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -205,6 +222,7 @@ impl Ring {
         let header = header_words(file)?;
         let readable = process_info(&header)?.high_water.min(file.chunks());
         let number = *self.number.get_or_insert_with(|| {
+            out.counts.processes += 1;
             out.next_number += 1;
             out.next_number - 1
         });
@@ -233,7 +251,7 @@ impl Ring {
         out.counts.lost = lost.fold(out.counts.lost, u64::saturating_add);
         // A program that recorded nothing but its own start removes its ring at
         // its end; whether it was open here by then is chance.
-        let removed = !self.path.exists() && snapshot.pieces.iter().all(|piece| heads(piece).all(is_start));
+        let removed = !self.is_there() && snapshot.pieces.iter().all(|piece| heads(piece).all(is_start));
         let holds_any = !snapshot.pieces.is_empty() || !snapshot.tables.losses().is_empty();
         if self.number.is_some() || holds_any && !removed {
             let number = self.write_tables(out)?;
@@ -276,5 +294,55 @@ impl Counts {
             self.callbacks += u64::from(head.kind == kind::CALLBACK_ENTER);
             self.births += u64::from(head.kind == kind::THREAD_BIRTH);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use traceshim_ring::mapping::{NewRing, RingMap};
+    use traceshim_ring::record::{Origin, StackRef};
+    use traceshim_ring::ring::{Clock, Cursor, Owner};
+
+    struct Fixed;
+    impl Clock for Fixed {
+        fn sync(&self) -> (u64, u64) {
+            (1, 1)
+        }
+    }
+
+    fn new_ring(dir: &Path) -> RingMap {
+        let new = NewRing {
+            bytes: 64 << 10,
+            overwrite: false,
+            tsc: false,
+            pid: 4_000_000,
+            ppid: 1,
+            uuid: [1, 2],
+            start_mono_ns: 1,
+            start_real_ns: 1,
+            stack_depth: 8,
+        };
+        RingMap::create(dir, b"app", &new).expect("a ring")
+    }
+
+    #[test]
+    fn a_program_that_executes_another_leaves_it_the_name_of_its_ring() {
+        let dir = tempfile::tempdir().unwrap();
+        let session = SessionDir::at(dir.path().to_owned());
+        let mut drainer = Drainer::new(Vec::new()).unwrap();
+        let first = new_ring(dir.path());
+        drainer.poll(&session).unwrap();
+        std::fs::remove_file(first.path()).unwrap();
+        let second = new_ring(dir.path());
+        assert_eq!(first.path(), second.path());
+        let ring = second.ring().unwrap();
+        let owner = Owner { uid: 1, tid: 1, origin: Origin::Main, creator: 0, name: 0, depth: 0 };
+        let stack = StackRef(1);
+        let head = (kind::CALLBACK_ENTER, 0);
+        ring.put(&mut Cursor::default(), &owner, &Fixed, 5, head, &[u64::from(stack.0)]);
+        drainer.poll(&session).unwrap();
+        drainer.finish(&session).unwrap();
+        assert_eq!((drainer.counts().callbacks, drainer.counts().processes), (1, 1));
     }
 }
