@@ -343,13 +343,17 @@ impl Memo {
 
     /// Forgets everything, where it is of another generation.
     pub(crate) fn follow(&mut self, generation: u64) {
-        if self.generation != generation {
+        if self.generation == generation {
+            return;
+        }
+        // What was never used is empty, and stays untouched.
+        if self.generation != 0 {
             self.tags = [[0; WAYS]; SETS];
             self.nodes.iter_mut().for_each(|pair| *pair = Default::default());
             self.leaves.iter_mut().for_each(|pair| *pair = Default::default());
             self.entries.iter_mut().for_each(|entry| entry.ip = 0);
-            self.generation = generation;
         }
+        self.generation = generation;
     }
 
     /// Whether to remember a stack: where a good many were remembered and none
