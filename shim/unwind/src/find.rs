@@ -62,6 +62,34 @@ macro_rules! pairs {
     };
 }
 
+/// Compares one more pair, at once; xmm8 says whether all were the same.
+macro_rules! more {
+    ($offset:literal $value:literal) => {
+        concat!(
+            "movzx r8d, word ptr [rsi + ",
+            $offset,
+            "]\n",
+            "movdqu xmm9, [r9 + r8 * 8]\n",
+            "pcmpeqd xmm9, [rdx + ",
+            $value,
+            "]\n",
+            "pand xmm8, xmm9\n",
+        )
+    };
+}
+
+/// Compares a group of pairs, each pair at once.
+macro_rules! group {
+    () => {
+        concat!(
+            "movzx r8d, word ptr [rsi]\n",
+            "movdqu xmm8, [r9 + r8 * 8]\n",
+            "pcmpeqd xmm8, [rdx]\n",
+            more!(2 16), more!(4 32), more!(6 48),
+        )
+    };
+}
+
 /// Finds a remembered stack. Not to be called from Rust.
 ///
 /// - in: rdi: the address that [`Capturer::memo`](crate::Capturer::memo) gives;
@@ -141,28 +169,29 @@ pub unsafe extern "C" fn find_remembered() {
         pairs!(),
         "dec ecx",
         "jz 4f",
-        "3:",
-        "movzx r8d, word ptr [rsi]",
-        "movzx r10d, word ptr [rsi + 2]",
-        "movdqu xmm8, [r9 + r8 * 8]",
-        "movdqu xmm9, [r9 + r10 * 8]",
-        "pcmpeqd xmm8, [rdx]",
-        "pcmpeqd xmm9, [rdx + 16]",
-        "pand xmm8, xmm9",
-        "movzx r8d, word ptr [rsi + 4]",
-        "movzx r10d, word ptr [rsi + 6]",
-        "movdqu xmm9, [r9 + r8 * 8]",
-        "pcmpeqd xmm9, [rdx + 32]",
-        "pand xmm8, xmm9",
-        "movdqu xmm9, [r9 + r10 * 8]",
-        "pcmpeqd xmm9, [rdx + 48]",
-        "pand xmm8, xmm9",
+        // The rest by groups, an odd one first, then two at a time.
+        "test ecx, 1",
+        "jz 3f",
+        group!(),
         "pmovmskb r8d, xmm8",
         "cmp r8d, 0xffff",
         "jne 9f",
         "add rsi, 8",
         "add rdx, 64",
         "dec ecx",
+        "jz 4f",
+        "3:",
+        group!(),
+        more!(8 64),
+        more!(10 80),
+        more!(12 96),
+        more!(14 112),
+        "pmovmskb r8d, xmm8",
+        "cmp r8d, 0xffff",
+        "jne 9f",
+        "add rsi, 16",
+        "add rdx, 128",
+        "sub ecx, 2",
         "jnz 3b",
         "4:",
         "test edi, edi",
