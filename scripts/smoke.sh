@@ -305,7 +305,7 @@ all=(
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin
-    signals stacks ends limits sandbox
+    signals stacks ends limits sandbox leaks
     debugger killed fails_open
 )
 ((${#rest[@]} > 0)) || rest=("${all[@]}")

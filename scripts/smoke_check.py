@@ -501,6 +501,12 @@ def opener(check):
             check.stack(f"log {message}", event, "host_called", *wanted)
 
 
+def leaks(check):
+    threads, openings = 10000, 1000
+    check.births({("c", "c_thread"): threads})
+    check.callbacks({"host_leaks": {"return": threads + openings}})
+
+
 def churn(check):
     # Each opener opens one library a hundred times, and another that often and half as often again inside a callback.
     opened = 2 * (100 + 100 + 50)
@@ -669,7 +675,7 @@ CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
     "register": register, "hand-over": hand_over, "inline": inline, "maps": maps, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
-    "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "opener": opener, "versions": versions, "early": early, "signals": signals, "stacks": stacks,
+    "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "leaks": leaks, "opener": opener, "versions": versions, "early": early, "signals": signals, "stacks": stacks,
     "ends": ends, "limits": limits, "sandbox": sandbox, "spin": spin,
 }
 

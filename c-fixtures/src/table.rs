@@ -250,5 +250,6 @@ pub const FIXTURES: &[Fixture] = &[
     plain("ends"),
     plain("limits"),
     plain("sandbox"),
+    plain("leaks"),
     plain("spin"),
 ];

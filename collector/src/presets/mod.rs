@@ -98,7 +98,6 @@ pub(crate) fn list() -> String {
 }
 
 /// Where a function is in a preset: which one, and its arguments.
-#[allow(dead_code)]
 pub(crate) fn taker(function: &[u8]) -> Option<(&'static str, Vec<CallbackArg>)> {
     PRESETS.iter().find_map(|preset| {
         let found = preset.functions.iter().find(|f| f.name.as_bytes() == function)?;
