@@ -1,6 +1,6 @@
 //! `diff`: whether the same events have the same stacks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ use crate::show::escape::text_string;
 use crate::show::names::{Names, base_name, frame_name};
 use crate::show::stacks::{StackKey, StackMap};
 use crate::symbols;
+use traceshim_ring::record::StackRef;
 
 /// Compare the stacks of events of the same name; exit 1 where they differ
 ///
@@ -49,52 +50,86 @@ struct Lines {
     status: &'static str,
 }
 
-/// The stacks of the events of each name, in order.
-type Named = BTreeMap<String, Vec<Rc<Lines>>>;
+/// How many bytes of stacks each side keeps. No honest trace has so many stacks;
+/// a forged ring can have a million of them, each a thousand frames long.
+const KEPT_BYTES: usize = 128 << 20;
+
+/// Whose stack, which one, and when.
+#[derive(Clone, Copy)]
+struct At {
+    process: u32,
+    stack: StackRef,
+    ticks: u64,
+}
+
+/// One of the two that are compared.
+struct Side {
+    processes: Vec<Process>,
+    resolver: Resolver,
+    /// The stacks of the events of each name, in order.
+    named: BTreeMap<String, Vec<At>>,
+    lines: StackMap<Rc<Lines>>,
+    kept_bytes: usize,
+}
 
 /// Runs the command.
 pub(crate) fn run(args: DiffArgs) -> Result<ExitCode> {
-    let mut resolver = Resolver::new(args.symbols.options());
-    let a = collect(&args.a, &args.filter, &mut resolver)?;
-    let mut resolver = Resolver::new(args.symbols.options());
-    let b = collect(&args.b, &args.filter, &mut resolver)?;
+    let side = |input| Side::collect(input, &args.filter, Resolver::new(args.symbols.options()));
+    let (mut a, mut b) = (side(&args.a)?, side(&args.b)?);
     let mut out = output(None)?;
-    let differences = compare(&mut out, &a, &b)?;
-    let events = |side: &Named| side.values().map(Vec::len).sum::<usize>();
+    let names: BTreeSet<String> = a.named.keys().chain(b.named.keys()).cloned().collect();
+    let differences = compare(&mut out, &names, &mut a, &mut b)?;
     writeln!(
         out,
         "{} and {} events with stacks, {} names, {differences} differences",
-        events(&a),
-        events(&b),
-        a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>().len(),
+        a.events(),
+        b.events(),
+        names.len(),
     )?;
     out.flush()?;
     Ok(ExitCode::from(u8::from(differences > 0)))
 }
 
-fn collect(input: &Path, filter: &FilterArgs, resolver: &mut Resolver) -> Result<Named> {
-    let processes = input::open(&[input.to_owned()])?;
-    let mut filter = Filter::new(filter, &processes);
-    let mut names = Names::new(resolver);
-    let mut stacks: StackMap<Rc<Lines>> = StackMap::default();
-    let mut named = Named::new();
-    merge(&processes, |number, event| {
-        let process = &processes[number as usize];
-        if let Some(stack) = event.body.stack()
-            && filter.passes(&mut names, number, process, &event)
-            && let Some(name) = name(&mut names, process, &event)
-        {
-            let key = StackKey::new(process, stack, event.ticks);
-            let lines = stacks.entry(key).or_insert_with(|| {
-                let stack = names.resolver.stack(process, stack, event.ticks);
-                let frames = stack.frames.iter().map(|frame| frame_line(process, frame)).collect();
-                Rc::new(Lines { frames, status: stack.status })
-            });
-            named.entry(name).or_default().push(Rc::clone(lines));
+impl Side {
+    fn collect(input: &Path, filter: &FilterArgs, mut resolver: Resolver) -> Result<Side> {
+        let processes = input::open(&[input.to_owned()])?;
+        let mut filter = Filter::new(filter, &processes);
+        let mut names = Names::new(&mut resolver);
+        let mut named: BTreeMap<String, Vec<At>> = BTreeMap::new();
+        merge(&processes, |number, event| {
+            let process = &processes[number as usize];
+            if let Some(stack) = event.body.stack()
+                && filter.passes(&mut names, number, process, &event)
+                && let Some(name) = name(&mut names, process, &event)
+            {
+                named.entry(name).or_default().push(At { process: number, stack, ticks: event.ticks });
+            }
+            true
+        });
+        Ok(Side { processes, resolver, named, lines: StackMap::default(), kept_bytes: 0 })
+    }
+
+    fn events(&self) -> usize {
+        self.named.values().map(Vec::len).sum()
+    }
+
+    fn lines(&mut self, at: At) -> Rc<Lines> {
+        let process = &self.processes[at.process as usize];
+        let key = StackKey::new(process, at.stack, at.ticks);
+        if let Some(lines) = self.lines.get(&key) {
+            return Rc::clone(lines);
         }
-        true
-    });
-    Ok(named)
+        let stack = self.resolver.stack(process, at.stack, at.ticks);
+        let frames: Vec<String> = stack.frames.iter().map(|frame| frame_line(process, frame)).collect();
+        self.kept_bytes += frames.iter().map(|line| size_of::<String>() + line.len()).sum::<usize>();
+        if self.kept_bytes > KEPT_BYTES {
+            self.lines.clear();
+            self.kept_bytes = 0;
+        }
+        let lines = Rc::new(Lines { frames, status: stack.status });
+        self.lines.insert(key, Rc::clone(&lines));
+        lines
+    }
 }
 
 /// What makes two events of two runs the same event.
@@ -129,21 +164,26 @@ fn frame_line(process: &Process, frame: &crate::resolve::Frame) -> String {
 }
 
 /// Prints what differs, frame by frame; how many events do.
-fn compare(out: &mut dyn Write, a: &Named, b: &Named) -> std::io::Result<usize> {
+fn compare(
+    out: &mut dyn Write,
+    names: &BTreeSet<String>,
+    a: &mut Side,
+    b: &mut Side,
+) -> std::io::Result<usize> {
     let mut differences = 0;
-    let none = Vec::new();
-    let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    for name in keys {
-        let (in_a, in_b) = (a.get(name).unwrap_or(&none), b.get(name).unwrap_or(&none));
+    for name in names {
+        let of = |side: &Side| side.named.get(name).cloned().unwrap_or_default();
+        let (in_a, in_b) = (of(a), of(b));
         if in_a.len() != in_b.len() {
             differences += in_a.len().abs_diff(in_b.len());
             writeln!(out, "{name}\n  {} events in A, {} in B\n", in_a.len(), in_b.len())?;
         }
-        for (i, (a, b)) in in_a.iter().zip(in_b).enumerate() {
+        for (i, (&at_a, &at_b)) in in_a.iter().zip(&in_b).enumerate() {
+            let (a, b) = (a.lines(at_a), b.lines(at_b));
             if a != b {
                 differences += 1;
                 writeln!(out, "{name} (number {})", i + 1)?;
-                compare_stacks(out, a, b)?;
+                compare_stacks(out, &a, &b)?;
             }
         }
     }
