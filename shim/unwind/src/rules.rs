@@ -28,21 +28,14 @@ fn set_of(address: u64) -> usize {
 impl Rules {
     #[inline(always)]
     pub(crate) fn get(&self, address: u64) -> Option<Rule> {
-        let [first, second] = self.entries.get(set_of(address))?;
-        // Branches: that the first is right can be guessed, and then nothing waits for it.
-        let rule = if first.address == address {
-            first.rule
-        } else if second.address == address {
-            second.rule
-        } else {
-            return None;
-        };
-        (address != 0).then_some(Rule::from_bits(rule))
+        // No rule that was learned is zero: it is plain, hidden, or of another kind than `Cfa`.
+        Some(self.known(address)).filter(|rule| rule.bits() != 0)
     }
 
     /// The same; the zero rule, which isn't plain, where nothing is known.
     #[inline(always)]
     pub(crate) fn known(&self, address: u64) -> Rule {
+        // Branches: that the first is right can be guessed, and then nothing waits for it.
         let rule = match self.entries.get(set_of(address)) {
             Some([first, _]) if first.address == address => first.rule,
             Some([_, second]) if second.address == address => second.rule,
