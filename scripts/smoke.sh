@@ -248,10 +248,36 @@ fails_open() {
     if mount -t tmpfs -o size=1M tmpfs "$scratch/small" 2>/dev/null; then
         trap 'umount "$scratch/small"; rm -rf "$scratch"' EXIT
         untraced "a full disk" "$scratch/small" TRACESHIM_DIR="$scratch/small"
+        mount -o remount,size=20M "$scratch/small"
+        fills_up
     else
         # Needs the right to mount, which no package gives.
         echo "skipped: a full disk: can't mount a small tmpfs here"
     fi
+}
+
+# Two programs whose rings would each have room, and don't have it together: both
+# run to their end, and every event is in a ring or counted as lost.
+fills_up() {
+    local program shim=$target/release/libtraceshim.so pids=() pid
+    program=$("$fixtures" path parallel O2-fp)
+    env LD_PRELOAD="$shim" TRACESHIM_DIR="$scratch/large" TRACESHIM_RING_BYTES=256M "$program" 4 250000
+    for _ in 1 2; do
+        env LD_PRELOAD="$shim" TRACESHIM_DIR="$scratch/small" "$program" 4 250000 &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do
+        report "a disk that fills up: the program ends as ever" wait "$pid"
+    done
+    report "a disk that fills up: some events are lost" test "$(events_of small 'p["lost"] > 0')" = "True True"
+    report "a disk that fills up: each is counted" test "$(events_of small 'p["events"] + p["lost"]')" = \
+        "$(events_of large 'p["events"]') $(events_of large 'p["events"]')"
+}
+
+# events_of DIR EXPRESSION: what the statistics p say of each process with a ring there.
+events_of() {
+    "$collector" stats --format json "$scratch/$1" |
+        python3 -c "import json, sys; print(*($2 for p in map(json.loads, sys.stdin)))"
 }
 
 # A debugger sees through trampolines and patched entries, and stops where

@@ -3,7 +3,8 @@
 //! The path of an event through this crate: [`ring`] finds room in a chunk and
 //! publishes a [`record`]; stacks, names and modules that it refers to are
 //! interned in a [`table`]; what finds no room is counted in the `ledger`.
-//! [`mapping`] makes the file that all of it lies in. In the collector's
+//! [`mapping`] makes the file that all of it lies in, and `room` says how much of it may
+//! be touched. In the collector's
 //! process [`file`](mod@file) and [`drain`] copy it out, [`read`] makes sense
 //! of the tables, and [`clock`] turns ticks into nanoseconds.
 //!
@@ -33,6 +34,8 @@ pub mod mapping;
 pub mod read;
 pub mod record;
 pub mod ring;
+#[cfg(not(loom))]
+mod room;
 #[cfg(not(loom))]
 pub mod session;
 pub mod stack;

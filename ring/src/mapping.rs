@@ -11,6 +11,7 @@ use crate::layout::{
 };
 use crate::record::pair;
 use crate::ring::Ring;
+use crate::room::Room;
 use crate::session::ring_name;
 use crate::stamp::FileStamp;
 use crate::sync::{AtomicU64, Ordering};
@@ -47,11 +48,13 @@ pub struct NewRing {
 pub struct RingMap {
     words: &'static [AtomicU64],
     index: &'static [AtomicU64],
+    /// Of a ring made by [`RingMap::create`].
+    room: Option<&'static Room>,
     path: PathBuf,
     /// Device and inode, so that nobody else's file is cut at the end.
     identity: (u64, u64),
     /// What a collector holds of it.
-    held: Option<Held>,
+    _held: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -61,28 +64,25 @@ struct Held {
 }
 
 impl RingMap {
-    /// Makes a ring file in `dir`, with its space reserved, and maps it.
+    /// Makes a ring file in `dir` and maps it, with space reserved for its first
+    /// chunks; that of more is reserved when they are needed.
     ///
-    /// Blocks for as long as the file system takes to reserve the space. The
-    /// file's descriptor is closed again: the program may close or count its
+    /// An error where the file system doesn't have the space for all. The file's descriptor is closed again: the program may close or count its
     /// descriptors as it likes.
     pub fn create(dir: &Path, exe: &[u8], new: &NewRing) -> Result<RingMap> {
         let bytes = new.bytes.clamp(RING_MIN_BYTES, RING_MAX_BYTES) / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
         let (file, path) = create_file(dir, exe, new.pid)?;
-        let made = reserve(&file, bytes).and_then(|()| {
+        let made = map_new(&file, bytes).and_then(|map| {
             let meta = file.metadata()?;
-            // SAFETY: the file was made by us just now, exclusively and with
-            // mode 0600; what others change in it is seen through atomics only.
-            let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(&file) }?;
-            // A forked child must not write into its parent's ring; the shim
-            // notices the fork and makes a ring for the child.
-            map.advise(Advice::DontFork)?;
-            // Nothing is in the file yet: reading ahead of the first fault
-            // would only clear pages, megabytes of them.
-            let _ = map.advise(Advice::Random);
-            Ok((map, (meta.dev(), meta.ino())))
+            let room = Room::new(map.as_ptr(), records_end(bytes), chunks(bytes));
+            match room.begin() {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Unsupported => reserve(&file, bytes, &room)?,
+                Err(error) => return Err(error),
+            }
+            Ok((map, room, (meta.dev(), meta.ino())))
         });
-        let (map, identity) = match made {
+        let (map, room, identity) = match made {
             Ok(made) => made,
             Err(error) => {
                 let _ = std::fs::remove_file(&path);
@@ -92,7 +92,8 @@ impl RingMap {
         let index = MmapOptions::new().len(index_bytes(bytes)).no_reserve_swap().map_anon()?;
         let (words, index) = (leak(map), leak(index));
         write_header(words, bytes, new);
-        Ok(RingMap { words, index, path, identity, held: None })
+        let room = Some(&*Box::leak(Box::new(room)));
+        Ok(RingMap { words, index, room, path, identity, _held: None })
     }
 
     /// Maps an existing ring for the collector, and locks it against others for
@@ -117,22 +118,29 @@ impl RingMap {
         let words = unsafe { slice::from_raw_parts(map.as_ptr().cast::<AtomicU64>(), map.len() / 8) };
         let identity = (meta.dev(), meta.ino());
         let held = Held { _guarded: guard(map.as_ptr(), map.len())?, _map: map };
-        Ok(RingMap { words, index: &[], path: path.to_owned(), identity, held: Some(held) })
+        Ok(RingMap { words, index: &[], room: None, path: path.to_owned(), identity, _held: Some(held) })
     }
 
     /// A view for the time that this mapping is borrowed. `None`: the header
     /// makes no sense.
     pub fn ring(&self) -> Option<Ring<'_>> {
-        Ring::new(self.words, self.index)
+        let ring = Ring::new(self.words, self.index)?;
+        Some(self.room.map_or(ring, |room| ring.within(room)))
     }
 
     /// A view that lasts for the process's lifetime, of a ring made by
     /// [`RingMap::create`]; those are never unmapped.
     pub fn ring_static(&self) -> Option<Ring<'static>> {
-        if self.held.is_some() {
-            return None;
+        let room = self.room?;
+        Some(Ring::new(self.words, self.index)?.within(room))
+    }
+
+    /// Reserves all of the ring's space that can be had. From now on, that a ring
+    /// grows makes no system call.
+    pub fn reserve_all(&self) {
+        if let Some(room) = self.room {
+            room.close();
         }
-        Ring::new(self.words, self.index)
     }
 
     /// In a forked child, which the ring isn't mapped in: other memory in its
@@ -235,9 +243,17 @@ fn create_file(dir: &Path, exe: &[u8], pid: u32) -> Result<(File, PathBuf)> {
     Err(Error::new(ErrorKind::AlreadyExists, "too many rings of this process"))
 }
 
-/// Reserves the space, so that no write to the mapping can ever find the disk
-/// full: that would be a SIGBUS in the program.
-fn reserve(file: &File, bytes: u64) -> Result<()> {
+fn chunks(bytes: u64) -> u32 {
+    (bytes / CHUNK_BYTES as u64) as u32
+}
+
+/// Where the chunks begin that are kept for the ledger.
+fn records_end(bytes: u64) -> u32 {
+    chunks(bytes) - (chunks(bytes) / 64).max(1)
+}
+
+/// Gives a new file its length, without any space, and maps it.
+fn map_new(file: &File, bytes: u64) -> Result<MmapMut> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the result.
     let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
@@ -245,21 +261,52 @@ fn reserve(file: &File, bytes: u64) -> Result<()> {
     if got == 0 && limit.rlim_cur < bytes {
         return Err(Error::new(ErrorKind::FileTooLarge, "RLIMIT_FSIZE is smaller than the ring"));
     }
+    if has_no_space(file, bytes) {
+        return Err(Error::from_raw_os_error(libc::ENOSPC));
+    }
+    file.set_len(bytes)?;
+    // SAFETY: the file was made by us just now, exclusively and with mode 0600;
+    // what others change in it is seen through atomics only.
+    let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(file) }?;
+    // A forked child must not write into its parent's ring; the shim notices the
+    // fork and makes a ring for the child.
+    map.advise(Advice::DontFork)?;
+    // Nothing is in the file yet: reading ahead of the first fault would only
+    // clear pages, megabytes of them.
+    let _ = map.advise(Advice::Random);
+    Ok(map)
+}
+
+/// Whether the file system says that it has less than that. The space isn't
+/// reserved yet, but a ring must not be what fills a disk up.
+fn has_no_space(file: &File, bytes: u64) -> bool {
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut fs: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and `fs` a valid place for the result.
+    let got = unsafe { libc::fstatvfs(file.as_raw_fd(), &raw mut fs) };
+    // Some file systems don't tell, or have no bounds: then all is zero.
+    got == 0 && fs.f_blocks > 0 && fs.f_bavail.saturating_mul(fs.f_frsize) < bytes
+}
+
+/// Reserves all of the space at once.
+fn reserve(file: &File, bytes: u64, room: &Room) -> Result<()> {
     // SAFETY: the descriptor is open for writing.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
-        0 => Ok(()),
+        0 => {
+            room.is_reserved();
+            Ok(())
+        }
         error => Err(Error::from_raw_os_error(error)),
     }
 }
 
 fn write_header(words: &[AtomicU64], bytes: u64, new: &NewRing) {
-    let chunks = (bytes / CHUNK_BYTES as u64) as u32;
-    let reserve = (chunks / 64).max(1);
+    let (chunks, records_end) = (chunks(bytes), records_end(bytes));
     let flags = if new.overwrite { FLAG_OVERWRITE } else { 0 } | if new.tsc { FLAG_TSC } else { 0 };
     let fields = [
         (header::VERSION, pair(VERSION, CHUNK_BYTES as u32)),
         (header::FILE_BYTES, bytes),
-        (header::CHUNKS, pair(chunks, reserve)),
+        (header::CHUNKS, pair(chunks, chunks - records_end)),
         (header::PIDS, pair(new.pid, new.ppid)),
         (header::FLAGS, flags),
         (header::UUID, new.uuid[0]),

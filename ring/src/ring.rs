@@ -10,6 +10,8 @@ use crate::layout::{
     CHUNK_WORDS, Ref, Table, header, tag,
 };
 use crate::record::{BODY_MAX_WORDS, Head, Origin, kind, pair};
+#[cfg(not(loom))]
+use crate::room::Room;
 use crate::sync::{AtomicU64, Ordering, Step, fence, order};
 
 /// Words of an `OWNER` record.
@@ -25,6 +27,9 @@ pub struct Ring<'a> {
     chunks: u32,
     reserve: u32,
     overwrite: bool,
+    /// What may be touched of the words; without it all.
+    #[cfg(not(loom))]
+    room: Option<&'a Room>,
 }
 
 /// The time source of a writer.
@@ -104,7 +109,42 @@ impl<'a> Ring<'a> {
         let (chunks, reserve) = (sizes as u32, (sizes >> 32) as u32);
         let fits = chunks as usize <= words.len() / CHUNK_WORDS && chunks >= 2 && reserve < chunks - 1;
         let overwrite = flags & crate::layout::FLAG_OVERWRITE != 0;
-        fits.then_some(Ring { words, index, chunks, reserve, overwrite })
+        let ring = Ring {
+            words,
+            index,
+            chunks,
+            reserve,
+            overwrite,
+            #[cfg(not(loom))]
+            room: None,
+        };
+        fits.then_some(ring)
+    }
+
+    /// The same ring, of which no more is touched than there is room for.
+    #[cfg(not(loom))]
+    pub(crate) fn within(self, room: &'a Room) -> Ring<'a> {
+        Ring { room: Some(room), ..self }
+    }
+
+    /// One past the last of the chunks before `to` that may be touched, and
+    /// whether there may be more.
+    fn usable(&self, to: u32) -> (u32, bool) {
+        #[cfg(not(loom))]
+        if let Some(room) = self.room {
+            return room.usable(to);
+        }
+        (to, false)
+    }
+
+    /// Makes more of them usable.
+    fn extend(&self, to: u32) -> bool {
+        #[cfg(not(loom))]
+        if let Some(room) = self.room {
+            return room.extend(to);
+        }
+        let _ = to;
+        false
     }
 
     /// The word at `at`; a place outside the ring reads as zero.
@@ -199,9 +239,26 @@ impl<'a> Ring<'a> {
         self.store(chunk as usize * CHUNK_WORDS + CHUNK_STATE, state(0, tag::FREE), Ordering::Release);
     }
 
-    /// One compare-and-swap on the state of a free chunk (or, where the oldest
-    /// may be overwritten, a closed one) makes it ours.
+    /// Claims a free chunk, or, where the oldest may be overwritten and there is
+    /// no more room, a closed one.
     fn claim(&self, from: u32, to: u32, overwrite: bool) -> Option<Claim> {
+        loop {
+            let (usable, may_extend) = self.usable(to);
+            let claim = self.search(from, usable, overwrite && !may_extend);
+            if claim.is_some() || !may_extend {
+                return claim;
+            }
+            if !self.extend(to) {
+                return self.search(from, usable, overwrite);
+            }
+            // On with the chunks that were never used.
+            let fresh = u64::from(usable.saturating_sub(from));
+            self.store(header::CLAIM_CURSOR, fresh, Ordering::Relaxed);
+        }
+    }
+
+    /// One compare-and-swap on the state of a chunk makes it ours.
+    fn search(&self, from: u32, to: u32, overwrite: bool) -> Option<Claim> {
         let places = to.checked_sub(from).filter(|&n| n > 0)?;
         let start = self.add(header::CLAIM_CURSOR, 1);
         for i in 0..u64::from(places) {

@@ -338,6 +338,11 @@ impl Tracer {
         self.map.stand_in();
     }
 
+    /// Takes all of the ring's space now: there will be no asking for it.
+    pub(crate) fn reserve_all(&self) {
+        self.map.reserve_all();
+    }
+
     fn set(&self, at: usize, value: u64) {
         self.ring.set_header(at, value);
     }

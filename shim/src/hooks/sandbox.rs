@@ -1,6 +1,6 @@
 //! Programs that forbid themselves system calls (seccomp): what is not allowed
 //! may kill them. From then on the tracer makes none on its own: its ring is
-//! mapped, and recording needs no kernel. What needs one is left undone: the
+//! mapped and its space reserved, and recording needs no kernel. What needs one is left undone: the
 //! ring isn't cut at the end, forked children run untraced, and libraries that
 //! are opened later stay unknown.
 #![allow(unsafe_code)]
@@ -26,6 +26,9 @@ pub(super) fn enter(mode: u64) {
     let asks_kernel = tracer::current().is_some_and(|tracer| tracer.clock == TickClock::Monotonic);
     if asks_kernel || mode as u32 == libc::SECCOMP_MODE_STRICT {
         no_clock();
+    }
+    if let Some(tracer) = tracer::current() {
+        tracer.reserve_all();
     }
     ON.fetch_add(1, Ordering::AcqRel);
 }
