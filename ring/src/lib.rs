@@ -1,12 +1,12 @@
 //! The bytes that the shim and the collector agree on.
 //!
-//! The path of an event through this crate: [`ring`] finds room in a chunk and
-//! publishes a [`record`]; stacks, names and modules that it refers to are
-//! interned in a [`table`]; what finds no room is counted in the `ledger`.
-//! [`mapping`] makes the file that all of it lies in, and `room` says how much of it may
-//! be touched. In the collector's
-//! process [`file`](mod@file) and [`drain`] copy it out, [`read`] makes sense
-//! of the tables, and [`clock`] turns ticks into nanoseconds.
+//! The path of an event through this crate: [`ring`] finds room in a chunk, which
+//! it has from `claim`, and publishes a [`record`]; stacks, names and modules that
+//! it refers to are interned in a [`table`]; what finds no room is counted in the
+//! `ledger`. [`mapping`] makes the file that all of it lies in, and `room` says
+//! how much of it may be touched. In the collector's process [`file`](mod@file)
+//! and [`drain`] copy it out, [`read`] makes sense of the tables, and [`clock`]
+//! turns ticks into nanoseconds.
 //!
 //! [`env`](mod@env) and [`session`] hold what both sides must call alike: the
 //! environment variables and the names of files; [`choice`], what is traced of a
@@ -17,6 +17,7 @@
 
 #[cfg(not(loom))]
 pub mod choice;
+mod claim;
 pub mod clock;
 #[cfg(not(loom))]
 pub mod drain;
