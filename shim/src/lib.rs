@@ -21,6 +21,7 @@ mod arch;
 mod block;
 mod callbacks;
 mod clock;
+mod direct;
 mod elf;
 mod environment;
 mod errno;

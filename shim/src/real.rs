@@ -1,6 +1,7 @@
 //! The table of real functions: those that come after ours in lookup order.
 #![allow(unsafe_code)]
 
+use crate::direct;
 use crate::elf::{Dynamic, Wanted};
 use crate::hooks::{dl, process, sandbox, threads};
 use std::ffi::CStr;
@@ -98,28 +99,38 @@ fn resolve_lookups() {
     }
     // SAFETY: the loader's variable, which it has filled in by now.
     let mut next = unsafe { DEBUG_STATE.first };
-    let mut after = false;
+    let mut ours = None;
     // SAFETY: the list is whole, and nothing is loaded or unloaded before the
     // program's first constructor.
     while let Some(map) = unsafe { next.as_ref() } {
         next = map.next;
         // SAFETY: the module is loaded.
-        let dynamic = after.then(|| unsafe { Dynamic::at(map.dynamic as u64, map.bias) });
+        let dynamic = unsafe { Dynamic::at(map.dynamic as u64, map.bias) };
+        let Some(ours) = &ours else {
+            if map.dynamic == &raw const OUR_DYNAMIC {
+                ours = Some(dynamic);
+            }
+            continue;
+        };
         for (place, name) in [(&DLSYM, c"dlsym"), (&DLVSYM, c"dlvsym")] {
-            let found = dynamic.and_then(|dynamic| dynamic.find(name, Wanted::Newest));
-            if let Some(found) = found.filter(|_| place.load(Ordering::Relaxed) == 0) {
+            if let Some(found) = dynamic.find(name, Wanted::Newest)
+                && place.load(Ordering::Relaxed) == 0
+            {
                 place.store(found.function(), Ordering::Release);
             }
         }
-        // The last one is libc's.
-        let own =
-            [(&SET_CANCEL_STATE, c"pthread_setcancelstate"), (&SET_CANCEL_TYPE, c"pthread_setcanceltype")];
-        for (place, name) in own {
-            if let Some(found) = dynamic.and_then(|dynamic| dynamic.find(name, Wanted::Newest)) {
-                place.store(found.function(), Ordering::Release);
+        if dynamic.exports(c"gnu_get_libc_version") {
+            let own = [
+                (&SET_CANCEL_STATE, c"pthread_setcancelstate"),
+                (&SET_CANCEL_TYPE, c"pthread_setcanceltype"),
+            ];
+            for (place, name) in own {
+                if let Some(found) = dynamic.find(name, Wanted::Newest) {
+                    place.store(found.function(), Ordering::Release);
+                }
             }
+            direct::bind(ours, &dynamic);
         }
-        after |= map.dynamic == &raw const OUR_DYNAMIC;
     }
 }
 

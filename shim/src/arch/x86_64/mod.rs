@@ -39,6 +39,19 @@ pub(crate) fn tsc_is_invariant() -> bool {
     leaf(0x8000_0000).eax >= 0x8000_0007 && leaf(0x8000_0007).edx & 1 << 8 != 0
 }
 
+/// `mprotect`, past every library. Whether it succeeded.
+pub(crate) fn protect(start: u64, bytes: u64, access: libc::c_int) -> bool {
+    let mut result = libc::SYS_mprotect;
+    // SAFETY: the caller knows its pages; the kernel changes these registers only.
+    unsafe {
+        std::arch::asm!(
+            "syscall", inlateout("rax") result, in("rdi") start, in("rsi") bytes, in("rdx") i64::from(access),
+            lateout("rcx") _, lateout("r11") _, options(nostack),
+        );
+    }
+    result == 0
+}
+
 /// Whether returns are checked against a stack of their own (CET).
 pub(crate) fn has_shadow_stack() -> bool {
     let mut pointer = 0u64;

@@ -1,0 +1,58 @@
+//! The shim calls libc, and nobody who stands before it.
+
+mod common;
+mod traced;
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use common::{events, of_kind};
+use object::{Object, ObjectSymbol, SymbolKind};
+use traced::{fixture, library};
+
+/// What compilers call of themselves, and what has to be the program's.
+const SHARED: [&str; 9] =
+    ["memcpy", "memmove", "memset", "memcmp", "bcmp", "strlen", "malloc", "realloc", "free"];
+
+/// The functions of libc that the shim calls.
+fn called() -> Vec<String> {
+    let file = std::fs::read(library()).unwrap();
+    let file = object::File::parse(&*file).unwrap();
+    let undefined = file.dynamic_symbols().filter(|symbol| symbol.is_undefined());
+    let names =
+        undefined.filter(|symbol| symbol.kind() == SymbolKind::Text || symbol.kind() == SymbolKind::Unknown);
+    let names = names.filter_map(|symbol| symbol.name().ok().map(str::to_owned));
+    // Theirs are not libc's: the loader's, libgcc's, and the linker's own.
+    names.filter(|name| !name.starts_with('_') && !SHARED.contains(&&**name)).collect()
+}
+
+#[test]
+fn another_library_that_has_the_same_names_is_not_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = called();
+    assert!(names.len() > 40 && names.iter().any(|name| name == "fstat64"), "{names:?}");
+    let mut source = String::from(".section .note.GNU-stack\n.text\n");
+    for name in &names {
+        // Whoever calls it dies.
+        writeln!(
+            source,
+            ".globl {name}\n.type {name}, @function\n{name}: endbr64\nud2\n.size {name}, . - {name}"
+        )
+        .unwrap();
+    }
+    let (assembly, deadly) = (dir.path().join("deadly.s"), dir.path().join("libdeadly.so"));
+    std::fs::write(&assembly, source).unwrap();
+    let built = Command::new("gcc").args(["-shared", "-nostdlib", "-o"]).args([&deadly, &assembly]).status();
+    assert!(built.unwrap().success());
+
+    let program = fixture("founding", "O2-fp");
+    let plain = Command::new(&program).output().unwrap();
+    let rings = dir.path().join("rings");
+    let both = format!("{}:{}", deadly.display(), library().display());
+    let traced =
+        Command::new(&program).env("LD_PRELOAD", both).env("TRACESHIM_DIR", &rings).output().unwrap();
+    assert_eq!((traced.status, traced.stdout), (plain.status, plain.stdout));
+    assert_eq!(String::from_utf8_lossy(&traced.stderr), "");
+    let called_back = of_kind(&events(&rings), "callback_enter").len();
+    assert_eq!(called_back, 2);
+}
