@@ -14,10 +14,10 @@ pub(crate) struct Claim {
 }
 
 impl Ring<'_> {
-    /// Claims a chunk for records.
+    /// Claims a chunk from those for records.
     pub(crate) fn claim_for_records(&self) -> Option<Claim> {
-        let epoch = self.load(header::FREED_EPOCH, Ordering::Acquire).wrapping_add(1);
-        if !self.overwrite && self.load(header::FULL_EPOCH, Ordering::Relaxed) == epoch {
+        let epoch = self.freed_epoch();
+        if self.is_full_since(epoch) {
             return None;
         }
         let claim = self.claim(1, self.chunks - self.reserve, self.overwrite);
@@ -25,6 +25,20 @@ impl Ring<'_> {
             self.store(header::FULL_EPOCH, epoch, Ordering::Relaxed);
         }
         claim
+    }
+
+    fn freed_epoch(&self) -> u64 {
+        self.load(header::FREED_EPOCH, Ordering::Acquire).wrapping_add(1)
+    }
+
+    /// Whether a search has found no chunk, and none came back since then.
+    fn is_full_since(&self, epoch: u64) -> bool {
+        !self.overwrite && self.load(header::FULL_EPOCH, Ordering::Relaxed) == epoch
+    }
+
+    /// Whether there is no chunk to be had, as far as is known.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full_since(self.freed_epoch())
     }
 
     /// Claims a zeroed chunk as a page of `table`. A page is never given back.
@@ -40,7 +54,7 @@ impl Ring<'_> {
             _ => {
                 let taken = self.load(header::TABLE_CHUNKS, Ordering::Relaxed);
                 let may = !self.overwrite || taken < u64::from(self.chunks / 2);
-                may.then(|| self.claim(1, records_end, self.overwrite)).flatten()
+                may.then(|| self.claim_for_records()).flatten()
             }
         }?;
         let base = claim.chunk as usize * CHUNK_WORDS;

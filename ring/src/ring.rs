@@ -16,6 +16,8 @@ use crate::sync::{AtomicU64, Ordering, Step, order};
 
 /// Words of an `OWNER` record.
 pub const OWNER_WORDS: usize = 6;
+/// The shortest event that has a stack.
+const EVENT_WORDS: usize = 2;
 /// A chunk with less room than this is closed and not handed over.
 const HAND_OVER_WORDS: usize = 4 * OWNER_WORDS;
 
@@ -174,6 +176,16 @@ impl<'a> Ring<'a> {
     /// moves the cursor, and then stores the chunk's committed place.
     pub fn address(&self) -> u64 {
         self.words.as_ptr().expose_provenance() as u64
+    }
+
+    /// Whether the ring is full and the thread's next event will be lost, so that
+    /// nothing needs to be found out for it.
+    #[inline]
+    pub fn will_lose(&self, cursor: &Cursor) -> bool {
+        let fits = cursor.chunk != 0 && cursor.pos as usize + EVENT_WORDS <= CHUNK_END_WORDS;
+        !fits
+            && self.is_full()
+            && (0..header::PARTIAL_LEN).all(|i| self.load(header::PARTIAL + i, Ordering::Relaxed) == 0)
     }
 
     /// Appends a record of `1 + body.len()` words and publishes it with one

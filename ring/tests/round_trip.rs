@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, Ordering};
 use traceshim_ring::drain::Drain;
 use traceshim_ring::file::RingFile;
+use traceshim_ring::layout::header;
 use traceshim_ring::mapping::{NewRing, RingMap};
 use traceshim_ring::read::{Piece, ReadError};
 use traceshim_ring::record::{Origin, Record, StackRef, kind, pair, records};
@@ -238,9 +240,16 @@ fn a_full_ring_drops_until_a_chunk_comes_back() {
         n += 1;
     }
     assert!(!enter(&ring, &mut cursor, &owner, n + 1));
+    // What is full is known to be, and isn't searched again by whoever comes.
+    let searches = || ring.load(header::CLAIM_CURSOR, Relaxed);
+    let before = searches();
+    assert!(ring.will_lose(&cursor) && ring.will_lose(&Cursor::default()));
+    let found = (0..1000).filter_map(|frame| ring.stack_node(frame << 20, 0xfff)).count();
+    assert_eq!((ring.string(&[7; 1000]), found, searches()), (0, 0, before));
     let drain = Drain::open(map.path()).unwrap();
     let pieces = drain.closed().unwrap();
     assert!(drain.confirm(&pieces[0]) && !drain.confirm(&pieces[0]), "a chunk is given back once");
+    assert!(!ring.will_lose(&cursor));
     assert!(enter(&ring, &mut cursor, &owner, n + 2));
     let shot = drain.snapshot().unwrap();
     assert_eq!(shot.tables.losses().iter().map(|loss| loss.count).sum::<u64>(), 2);

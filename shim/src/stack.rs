@@ -27,6 +27,9 @@ pub(crate) fn take(
     if depth == 0 {
         return StackRef::new(ring.stack_root(StackStatus::Off), Unwinder::Table);
     }
+    if ring.will_lose(&recording.thread.cursor) {
+        return StackRef::new(ring.stack_root(StackStatus::TableFull), Unwinder::Table);
+    }
     let policy = match tracer.config.unwinder {
         UnwinderChoice::Table => Policy::Table,
         UnwinderChoice::FramePointer => Policy::FramePointer,
