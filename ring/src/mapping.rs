@@ -20,7 +20,7 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Error, ErrorKind, Result};
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::slice;
 
@@ -269,8 +269,10 @@ fn map_new(file: &File, bytes: u64) -> Result<MmapMut> {
     // what others change in it is seen through atomics only.
     let map = unsafe { MmapOptions::new().len(bytes as usize).map_mut(file) }?;
     // A forked child must not write into its parent's ring; the shim notices the
-    // fork and makes a ring for the child.
-    map.advise(Advice::DontFork)?;
+    // fork and makes a ring for the child. Where a sandbox forbids to ask for it,
+    // the shim has no page either that tells it of forks, and asks the kernel
+    // before each event which process it is in.
+    let _ = map.advise(Advice::DontFork);
     // Nothing is in the file yet: reading ahead of the first fault would only
     // clear pages, megabytes of them.
     let _ = map.advise(Advice::Random);
@@ -288,16 +290,28 @@ fn has_no_space(file: &File, bytes: u64) -> bool {
     got == 0 && fs.f_blocks > 0 && fs.f_bavail.saturating_mul(fs.f_frsize) < bytes
 }
 
-/// Reserves all of the space at once.
+/// Reserves all of the space at once. A sandbox may forbid the call for it, but
+/// hardly that files are written.
 fn reserve(file: &File, bytes: u64, room: &Room) -> Result<()> {
     // SAFETY: the descriptor is open for writing.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
-        0 => {
-            room.is_reserved();
-            Ok(())
-        }
-        error => Err(Error::from_raw_os_error(error)),
+        0 => {}
+        libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP | libc::EINVAL => write_zeros(file, bytes)?,
+        error => return Err(Error::from_raw_os_error(error)),
     }
+    room.is_reserved();
+    Ok(())
+}
+
+fn write_zeros(file: &File, bytes: u64) -> Result<()> {
+    static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+    let mut at = 0;
+    while at < bytes {
+        let some = ZEROS.get(..(bytes - at) as usize).unwrap_or(&ZEROS);
+        file.write_all_at(some, at)?;
+        at += some.len() as u64;
+    }
+    Ok(())
 }
 
 fn write_header(words: &[AtomicU64], bytes: u64, new: &NewRing) {
