@@ -69,6 +69,9 @@ struct Ring {
     number: Option<u32>,
     /// How much of each table page is in the trace, by a sum over its words.
     pages: HashMap<u32, u64>,
+    /// Whether it was seen mapped by the process that it names: a number of
+    /// another namespace of processes says nothing here.
+    was_mapped: bool,
     done: bool,
 }
 
@@ -90,10 +93,10 @@ impl<W: Write> Drainer<W> {
     pub(crate) fn poll(&mut self, session: &SessionDir) -> Result<bool> {
         self.each(session, |ring, out| {
             let any = ring.take_closed(out)?;
-            // A process of a script that has ended is finished right away: such
-            // scripts make thousands.
+            // A process of a script that has ended, or was killed, is finished
+            // right away: such scripts make thousands.
             let info = ring.info()?;
-            if info.ended && !ring.is_mapped(info.pid) {
+            if (info.ended || ring.is_orphaned(info.pid)) && !ring.is_mapped(info.pid) {
                 ring.finish(out)?;
             }
             Ok(any)
@@ -103,7 +106,9 @@ impl<W: Write> Drainer<W> {
     /// Takes the rest, when the command has ended. What still runs keeps its
     /// ring; what it wrote so far is copied.
     pub(crate) fn finish(&mut self, session: &SessionDir) -> Result<()> {
-        self.each(session, |ring, out| ring.finish(out).map(|()| true))?;
+        // As often as there are new ones: so many may be left that they can't be
+        // open all at once.
+        while self.each(session, |ring, out| ring.finish(out).map(|()| true))? {}
         self.out.trace.flush()?;
         Ok(())
     }
@@ -142,8 +147,10 @@ impl<W: Write> Drainer<W> {
             match open_own(&path) {
                 Ok((id, drain)) => {
                     self.out.counts.rings += 1;
-                    let (number, pages) = (None, HashMap::new());
-                    self.rings.insert(id, Ring { path, drain, number, pages, done: false });
+                    let pages = HashMap::new();
+                    let mut ring = Ring { path, drain, number: None, pages, was_mapped: false, done: false };
+                    ring.was_mapped = ring.info().is_ok_and(|info| ring.is_mapped(info.pid));
+                    self.rings.insert(id, ring);
                 }
                 // Its process is just making it, or has removed it.
                 Err(ReadError::NotARing | ReadError::TooShort(_)) => {}
@@ -172,6 +179,11 @@ fn open_own(path: &Path) -> Result<(FileId, Drain), ReadError> {
 impl Ring {
     fn is_mapped(&self, pid: u32) -> bool {
         is_mapped(self.drain.file(), &self.path, pid)
+    }
+
+    /// Whether its process, which was here, is no more.
+    fn is_orphaned(&self, pid: u32) -> bool {
+        self.was_mapped && !Path::new(&format!("/proc/{pid}")).exists()
     }
 
     /// Whether its name still leads to the file.
