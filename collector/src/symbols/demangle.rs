@@ -1,10 +1,13 @@
 //! Names as people write them.
 
 use std::borrow::Cow;
+use std::fmt::{self, Write};
 
-/// The longest name that is demangled: demanglers recurse, and a name can be
-/// made to expand without end.
+/// The longest name that is demangled: demanglers recurse.
 const MANGLED_CAP_BYTES: usize = 4096;
+
+/// How many times as long a name may get.
+const GROWTH: usize = 64;
 
 /// The name of a symbol, demangled where it is mangled and that is wanted.
 /// Bytes that aren't UTF-8 become `\xNN`.
@@ -15,7 +18,30 @@ pub(crate) fn name(raw: &[u8], demangle: bool) -> String {
     if !demangle || !is_mangled || raw.len() > MANGLED_CAP_BYTES {
         return text.into_owned();
     }
-    addr2line::demangle_auto(text, None).into_owned()
+    let mut short = Bounded { text: String::new(), left: GROWTH * raw.len() };
+    let written = match rustc_demangle::try_demangle(&text) {
+        // `#`: without the hash at the end.
+        Ok(rust) => write!(short, "{rust:#}").is_ok(),
+        Err(_) => cpp_demangle::Symbol::new(&*text).is_ok_and(|cpp| {
+            cpp.structured_demangle(&mut short, &cpp_demangle::DemangleOptions::default()).is_ok()
+        }),
+    };
+    if written { short.text } else { text.into_owned() }
+}
+
+/// Text of no more than so many bytes. Parts of a mangled name refer to others,
+/// so that a few can stand for millions.
+struct Bounded {
+    text: String,
+    left: usize,
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.left = self.left.checked_sub(part.len()).ok_or(fmt::Error)?;
+        self.text.push_str(part);
+        Ok(())
+    }
 }
 
 /// Text whose invalid bytes are written out as `\xNN`.
@@ -36,6 +62,19 @@ pub(crate) fn utf8(raw: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_grows_without_end_stays_as_it_is() {
+        // Would be a megabyte.
+        assert_eq!(name(b"_RYB_B_", true), "_RYB_B_");
+        // Each template's arguments are the one before, twice.
+        let mut cpp = String::from("_Z1f1AIiiE");
+        for before in "0123456789ABCDEFGHIJ".chars() {
+            cpp += &format!("S_IS{before}_S{before}_E");
+        }
+        assert!(name(&cpp.as_bytes()[..30], true).starts_with("f(A<int, int>, A<A<int, int>, A<int, int> >"));
+        assert_eq!(name(cpp.as_bytes(), true), cpp);
+    }
 
     #[test]
     fn the_mangled_is_demangled_and_the_rest_left_alone() {
