@@ -1,4 +1,5 @@
-//! The shim calls libc, and nobody who stands before it.
+//! Functions of one name in several modules: the shim calls libc, and nobody who
+//! stands before it; and who stands before libc isn't called back.
 
 mod common;
 mod traced;
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use common::{events, of_kind};
 use object::{Object, ObjectSymbol, SymbolKind};
-use traced::{fixture, library};
+use traced::{fixture, library, preloaded};
 
 /// What compilers call of themselves, and what has to be the program's.
 const SHARED: [&str; 9] =
@@ -55,4 +56,49 @@ fn another_library_that_has_the_same_names_is_not_called() {
     assert_eq!(String::from_utf8_lossy(&traced.stderr), "");
     let called_back = of_kind(&events(&rings), "callback_enter").len();
     assert_eq!(called_back, 2);
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+#[test]
+fn a_host_that_stands_before_libc_is_not_called_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let host = r#"
+        #include <stddef.h>
+        size_t strcspn(const char *text, const char *reject) { (void)text; (void)reject; return 40; }
+        int __instrumented(void) { return 2; }
+        int host_plain(void) { return 0; }
+        int c_calls(void);
+        int main(void) { return c_calls() == 42 ? 0 : 1; }"#;
+    let library = r#"
+        #include <string.h>
+        int __instrumented(void);
+        int host_plain(void);
+        int c_calls(void) { return host_plain() + __instrumented() + (int)strcspn("text", "x"); }"#;
+    std::fs::write(path("host.c"), host).unwrap();
+    std::fs::write(path("lib.c"), library).unwrap();
+    let gcc = || {
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-O1", "-fno-builtin", "-w", "-o"]).current_dir(dir.path());
+        gcc
+    };
+    run(gcc().args(["libcalls.so", "lib.c", "-shared", "-fPIC"]));
+    run(gcc().args(["host", "host.c", "libcalls.so", "-rdynamic", "-Wl,-rpath,$ORIGIN"]));
+    let called_back = |callbacks: &str| {
+        let rings = path(&format!("rings-{callbacks}"));
+        let mut host = preloaded(path("host"), &rings);
+        run(host.env("TRACESHIM_CALLBACKS", callbacks));
+        let events = events(&rings);
+        let names = of_kind(&events, "callback_enter").into_iter().map(|event| event["function"].to_string());
+        let mut names: Vec<String> = names.map(|name| name.replace('"', "")).collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(called_back("auto"), "host_plain");
+    assert_eq!(called_back("auto,strcspn,__instrumented"), "__instrumented host_plain strcspn");
 }

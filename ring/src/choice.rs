@@ -72,10 +72,38 @@ pub fn is_host_function(config: &Config, path: &[u8], function: &[u8]) -> bool {
     })
 }
 
-/// Whether the host's function of this name is hooked in its callers' slots.
+/// Whether the host's function of this name is hooked in its callers' slots, if
+/// it isn't interposed.
 pub fn is_wanted(config: &Config, name: &[u8]) -> bool {
-    let named = || config.callbacks.include.iter().any(|glob| glob == name);
-    config.callbacks.selects(name) && (!is_allocator(name) || named())
+    config.callbacks.selects(name) && (is_named_in_full(config, name) || !is_internal(name))
+}
+
+/// Whether a host that exports this name stands before a function of the
+/// toolchain's, as sanitizers do, and isn't called back. `is_toolchains`: whether
+/// one of its libraries (see [`is_of_toolchain`]) has the function, too.
+pub fn is_interposed(config: &Config, name: &[u8], is_toolchains: impl FnOnce() -> bool) -> bool {
+    !is_named_in_full(config, name) && is_toolchains()
+}
+
+/// Whether the module at `path` is a library that compilers link programs with.
+pub fn is_of_toolchain(path: &[u8]) -> bool {
+    const NAMES: [&[u8]; 10] = [
+        b"libc.so",
+        b"libm.so",
+        b"libpthread.so",
+        b"libdl.so",
+        b"librt.so",
+        b"libgcc_s.so",
+        b"libstdc++.so",
+        b"libc++.so",
+        b"libc++abi.so",
+        b"libunwind.so",
+    ];
+    NAMES.iter().any(|name| file_name(path).starts_with(name))
+}
+
+fn is_named_in_full(config: &Config, name: &[u8]) -> bool {
+    config.callbacks.include.iter().any(|glob| glob == name)
 }
 
 /// Whether the host's function of this name, exported or not, is patched at its
@@ -84,7 +112,14 @@ pub fn is_wanted_inline(config: &Config, name: &[u8]) -> bool {
     let any = |globs: &[Vec<u8>]| globs.iter().any(|glob| glob::matches(glob, name));
     let callbacks = &config.callbacks;
     let named = || callbacks.inline.iter().any(|glob| glob == name);
-    any(&callbacks.inline) && !any(&callbacks.exclude) && (!is_allocator(name) || named())
+    any(&callbacks.inline) && !any(&callbacks.exclude) && (!is_internal(name) || named())
+}
+
+/// Whether nobody wrote a call of it: an allocator, or a function whose name is
+/// reserved for compilers and their libraries (C11 7.1.3), such as what they
+/// instrument code with.
+fn is_internal(name: &[u8]) -> bool {
+    is_allocator(name) || [&b"__"[..], b"_Unwind_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether it allocates or frees memory: `malloc` and its family, C++'s
@@ -127,6 +162,20 @@ mod tests {
         for path in ["/lib64/ld-linux-x86-64.so.2", "linux-vdso.so.1", ""] {
             assert_eq!(side(&auto, path, false, false), Side::Untouchable);
         }
+    }
+
+    #[test]
+    fn what_compilers_and_their_libraries_have_is_no_callback_unless_it_is_named() {
+        let (auto, named) =
+            (Config::default(), config("TRACESHIM_CALLBACKS", "auto,__tsan_read8,qsort,malloc"));
+        for name in [&b"__tsan_read8"[..], b"__gmon_start__", b"_Unwind_Resume", b"malloc", b"_Znwm"] {
+            assert!(!is_wanted(&auto, name));
+            assert!(is_wanted(&named, name) == [&b"__tsan_read8"[..], b"malloc"].contains(&name));
+        }
+        assert!(is_wanted(&auto, b"_PyErr_Format") && is_wanted(&auto, b"_init_row"));
+        assert!(is_interposed(&auto, b"qsort", || true) && !is_interposed(&auto, b"qsort", || false));
+        assert!(!is_interposed(&named, b"qsort", || true));
+        assert!(is_of_toolchain(b"/lib/libc.so.6") && !is_of_toolchain(b"/lib/libcurl.so.4"));
     }
 
     #[test]

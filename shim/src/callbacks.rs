@@ -323,10 +323,12 @@ fn plan_for(
 /// Whether there is a host's exported function of this name at `address`, which
 /// may be traced.
 fn is_host_function(tracer: &Tracer, registry: &Registry, name: &CStr, address: u64) -> bool {
-    registry.hosts().filter(|host| host.contains(address)).any(|host| {
-        let allowed = choice::is_host_function(tracer.config, &host.path, name.to_bytes());
+    let (config, bytes) = (tracer.config, name.to_bytes());
+    let is_there = registry.hosts().filter(|host| host.contains(address)).any(|host| {
+        let allowed = choice::is_host_function(config, &host.path, bytes);
         allowed && host.dynamic.is_some_and(|dynamic| dynamic.exports_at(name, address))
-    })
+    });
+    is_there && !choice::is_interposed(config, bytes, || scope::is_toolchains(registry, name))
 }
 
 /// A trampoline was called.

@@ -10,6 +10,7 @@ use crate::modules::{Loaded, Registry};
 use crate::real::Pair;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use traceshim_ring::choice;
 
 /// Whether any library was opened to look into itself first.
 static DEEP: AtomicBool = AtomicBool::new(false);
@@ -80,6 +81,12 @@ pub(crate) fn next(registry: &Registry, caller: &Loaded, name: &CStr, wanted: Wa
     let start = searched(registry).filter(|module| module.from_start);
     let mut after = start.skip_while(|module| !std::ptr::eq(*module, caller)).skip(1);
     Some(after.find_map(|module| find(module, name, wanted))?.function())
+}
+
+/// Whether a library that compilers link programs with has a function of this name.
+pub(crate) fn is_toolchains(registry: &Registry, name: &CStr) -> bool {
+    let mut toolchain = searched(registry).filter(|module| choice::is_of_toolchain(&module.path));
+    toolchain.any(|module| module.dynamic.is_some_and(|dynamic| dynamic.exports(name)))
 }
 
 /// Whether a function that an entry of ours stands before is what its name means

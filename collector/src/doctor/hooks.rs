@@ -2,6 +2,7 @@
 //! decisions, made on files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 
 use traceshim_ring::choice::{self, Side};
 use traceshim_ring::env::{CallbackArg, Config};
@@ -42,8 +43,9 @@ pub(crate) struct Hooked {
 /// Why a host function that C calls is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// It allocates memory.
-    Allocator,
+    /// It is of the compiler's or its libraries' making, or stands before such
+    /// a function: allocators, what code is instrumented with.
+    Runtime,
     /// The variables don't ask for it.
     NotWanted,
     /// Another module's function of that name comes first, or another version.
@@ -54,7 +56,7 @@ impl Left {
     /// For people.
     pub(crate) fn why(self) -> &'static str {
         match self {
-            Left::Allocator => "allocates memory",
+            Left::Runtime => "is of the compiler and its libraries, or stands before a function of theirs",
             Left::NotWanted => "not asked for",
             Left::NotFirst => "the name means another function",
         }
@@ -103,13 +105,13 @@ impl Plan {
         let means = itself.or_else(|| module.scope.iter().copied().find(defines));
         let host = means.filter(|&at| modules.get(at).is_some_and(|m| is_hosts(config, m, import.name)));
         let left = match host {
-            Some(host) if choice::is_wanted(config, import.name) => {
+            Some(host) if is_callback(config, modules, import.name) => {
                 let hooked = self.hooked.entry(import.name);
                 let hooked = hooked.or_insert_with(|| Hooked { host, callers: BTreeSet::new() });
                 hooked.callers.insert((caller, import.slot));
                 return;
             }
-            Some(_) if config.callbacks.selects(import.name) => Left::Allocator,
+            Some(_) if config.callbacks.selects(import.name) => Left::Runtime,
             Some(_) => Left::NotWanted,
             None => Left::NotFirst,
         };
@@ -124,7 +126,7 @@ impl Plan {
         for (number, module) in modules.iter().enumerate().filter(|(_, module)| ask(module)) {
             for string in module.data.split(|&b| b == 0).filter(|string| string.len() > 2) {
                 if !STARTS.contains(&string)
-                    && choice::is_wanted(config, string)
+                    && is_callback(config, modules, string)
                     && modules.iter().any(|module| is_hosts(config, module, string))
                     && !module.imports(string)
                     && !self.hooked.contains_key(string)
@@ -136,9 +138,16 @@ impl Plan {
     }
 }
 
+/// Whether a host's function of this name is hooked.
+fn is_callback(config: &Config, modules: &[Module], name: &[u8]) -> bool {
+    let mut toolchain =
+        modules.iter().filter(|module| choice::is_of_toolchain(module.path.as_os_str().as_bytes()));
+    choice::is_wanted(config, name)
+        && !choice::is_interposed(config, name, || toolchain.any(|module| module.exports(name)))
+}
+
 /// Whether a module is the host, with a function of this name that counts.
 fn is_hosts(config: &Config, module: &Module, name: &[u8]) -> bool {
-    use std::os::unix::ffi::OsStrExt;
     module.side == Side::Host
         && module.exports(name)
         && choice::is_host_function(config, module.path.as_os_str().as_bytes(), name)

@@ -189,7 +189,12 @@ fn map_at(at: u64, bytes: usize) -> Result<Option<u64>, Error> {
 /// A function's first instructions, as they are where they are moved to.
 fn moved(cell: u64, prologue: &Prologue) -> Result<Vec<Instruction>, IcedError> {
     let mut moved = vec![Instruction::with(Code::Endbr64)];
-    moved.extend(&prologue.instructions);
+    moved.extend(prologue.instructions.iter().copied().map(|mut instruction| {
+        // Else an operand that means the address of one of these instructions, as
+        // in `lea rcx, [rip - 7]`, would be that of the copy.
+        instruction.set_ip(0);
+        instruction
+    }));
     let (Some(rest), Some(&last)) = (prologue.rest, prologue.instructions.last()) else { return Ok(moved) };
     let is_call = matches!(last.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
     if !is_call {
@@ -251,4 +256,24 @@ fn encode(instructions: &[Instruction], at: u64) -> Result<Vec<u8>, Refusal> {
     let block = InstructionBlock::new(instructions, at);
     let encoded = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).map_err(unmovable)?;
     Ok(encoded.code_buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::prologue;
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    #[test]
+    fn an_address_of_the_function_itself_stays_what_it_was() {
+        // lea rcx, [rip - 7]; movabs rax, 0x2e44; add rax, rcx; ret
+        let code = [0x48, 0x8d, 0x0d, 0xf9, 0xff, 0xff, 0xff, 0x48, 0xb8, 0x44, 0x2e, 0, 0, 0, 0, 0, 0];
+        let code = [&code[..], &[0x48, 0x01, 0xc8, 0xc3]].concat();
+        let prologue = prologue::judge(0x5000_0000, &code, &[0xcc; 16], &[]).unwrap();
+        let copy = encode(&moved(0x4000_0000, &prologue).unwrap(), 0x4000_0100).unwrap();
+        let decoded: Vec<_> =
+            Decoder::with_ip(64, &copy, 0x4000_0100, DecoderOptions::NONE).into_iter().collect();
+        assert_eq!(decoded[1].ip_rel_memory_address(), 0x5000_0000);
+        assert_eq!(decoded[2].near_branch_target(), 0x5000_0007);
+    }
 }
