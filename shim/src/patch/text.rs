@@ -38,7 +38,16 @@ impl Text {
 /// Whether this thread is the only one, so that no other can be in the middle
 /// of what is about to change.
 pub(super) fn is_only_thread() -> bool {
-    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+    std::fs::read("/proc/self/stat").is_ok_and(|stat| number_of_threads(&stat) == Some(1))
+}
+
+/// The twentieth field, behind the command's name in brackets, in which anything
+/// may be. (To list `/proc/self/task` takes memory of the program's allocator,
+/// which may not have begun.)
+fn number_of_threads(stat: &[u8]) -> Option<u64> {
+    let behind = stat.rsplit(|&b| b == b')').next()?;
+    let field = behind.split(|&b| b == b' ').filter(|field| !field.is_empty()).nth(17)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
 }
 
 /// Where the process begins.
@@ -59,4 +68,28 @@ pub(super) fn of_function(module: &Loaded, avma: u64, size: u64) -> Result<(&[u8
         unsafe { std::slice::from_raw_parts(start as *const u8, len as usize) }
     };
     Ok((bytes(avma, size), bytes(end, BEHIND.min(code.end - end))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_counted() {
+        let stat = |name: &str, threads: u32| {
+            format!("4711 ({name}) S 1 4711 4711 0 -1 4194560 9 0 0 0 0 0 0 0 20 0 {threads} 0 5 6 7\n")
+                .into_bytes()
+        };
+        assert_eq!(number_of_threads(&stat("app", 1)), Some(1));
+        assert_eq!(number_of_threads(&stat("a) S 1 2 (b", 23)), Some(23));
+        assert_eq!(number_of_threads(b"4711 (app) S 1"), None);
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().count() as u64;
+        let (one, two) = (std::thread::spawn(std::thread::park), std::thread::spawn(std::thread::park));
+        let count = number_of_threads(&std::fs::read("/proc/self/stat").unwrap());
+        assert!(count >= Some(3), "{count:?}, {tasks} before");
+        [one, two].map(|thread| {
+            thread.thread().unpark();
+            thread.join().unwrap();
+        });
+    }
 }
