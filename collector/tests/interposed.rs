@@ -115,3 +115,60 @@ fn a_host_that_stands_before_libc_is_not_called_back() {
     assert_eq!(called_back("auto"), "host_plain");
     assert_eq!(called_back("auto,strcspn,__instrumented"), "__instrumented host_plain strcspn");
 }
+
+/// A `pthread_create` that passes on, as sanitizers have it in the executable and
+/// others in a preloaded library.
+const PASSES_ON: &str = r#"
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <pthread.h>
+    typedef int create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    int pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*start)(void *), void *argument) {
+        create *next = (create *)dlsym(RTLD_NEXT, "pthread_create");
+        int result = next(t, a, start, argument);
+        return result;
+    }"#;
+
+const MAKES_THREADS: &str = r#"
+    #include <pthread.h>
+    static void *starts(void *argument) { return argument; }
+    int NAME(void) {
+        pthread_t thread;
+        int result = pthread_create(&thread, 0, starts, 0);
+        return result != 0 || pthread_join(thread, 0) != 0;
+    }"#;
+
+#[test]
+fn threads_belong_to_who_calls_what_stands_before_pthread_create() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let host = "int c_makes(void), host_makes(void);\n\
+        int main(void) { for (int i = 0; i < 3; i++) if (host_makes() || c_makes()) return 1; return 0; }";
+    let sources = [
+        ("passes.c", PASSES_ON.to_owned()),
+        ("lib.c", MAKES_THREADS.replace("NAME", "c_makes")),
+        ("makes.c", MAKES_THREADS.replace("NAME", "host_makes")),
+        ("host.c", host.to_owned()),
+    ];
+    sources.iter().for_each(|(name, text)| std::fs::write(path(name), text).unwrap());
+    let gcc = |args: &[&str]| {
+        run(Command::new("gcc").args(["-O1", "-pthread", "-o"]).args(args).current_dir(dir.path()))
+    };
+    gcc(&["libc-side.so", "lib.c", "-shared", "-fPIC"]);
+    gcc(&["libpasses.so", "passes.c", "-shared", "-fPIC"]);
+    gcc(&["plain", "host.c", "makes.c", "libc-side.so", "-Wl,-rpath,$ORIGIN"]);
+    gcc(&["passes", "host.c", "makes.c", "passes.c", "libc-side.so", "-rdynamic", "-Wl,-rpath,$ORIGIN"]);
+    for (program, before) in [("plain", ""), ("passes", ""), ("plain", "libpasses.so")] {
+        let rings = path(&format!("rings-{program}-{before}"));
+        let preload = format!("{}:{}", path(before).display(), library().display());
+        let mut command = preloaded(path(program), &rings);
+        if !before.is_empty() {
+            command.env("LD_PRELOAD", preload);
+        }
+        run(&mut command);
+        let events = events(&rings);
+        let births =
+            of_kind(&events, "thread_birth").into_iter().map(|birth| birth["origin"].as_str().unwrap());
+        assert_eq!(births.collect::<Vec<_>>(), ["host", "c"].repeat(3), "{program} {before}");
+    }
+}

@@ -9,7 +9,7 @@ use crate::layout::{
     CHUNK_BYTES, CHUNK_HEADER_WORDS, HOOK_WORDS, MODULE_WORDS, NODE_WORDS, REF_BYTES, Ref, STRING_MAX, Table,
     header,
 };
-use crate::record::pair;
+use crate::record::{StackRef, pair};
 use crate::ring::Ring;
 use crate::stack::StackStatus;
 use crate::stamp::FileStamp;
@@ -191,6 +191,17 @@ impl Ring<'_> {
             *place = node;
         }
         node
+    }
+
+    /// The frames of a stack that this process interned, innermost first, as far
+    /// as they make sense.
+    pub fn frames(&self, stack: StackRef) -> impl Iterator<Item = u64> + '_ {
+        let is_node = |node: &Ref| *node > 0xff;
+        let caller = move |&node: &Ref| {
+            Some(self.load(node as usize * 2 + 1, Ordering::Acquire) as Ref).filter(is_node)
+        };
+        let innermost = Some(stack.node()).filter(is_node);
+        std::iter::successors(innermost, caller).map(|node| self.load(node as usize * 2, Ordering::Relaxed))
     }
 
     /// Adds a module; its reference, or 0 where there is no room.

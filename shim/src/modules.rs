@@ -87,12 +87,19 @@ fn number_of(address: u64) -> Option<u64> {
 /// Which side an address is on; C's, where it is in no module.
 pub(crate) fn kind_of(address: u64) -> Kind {
     let Some(number) = number_of(address) else { return Kind::CSide };
-    match KINDS.get(number as usize).map(|kind| kind.load(Ordering::Relaxed)) {
+    match KINDS.get(number as usize).map(|kind| kind.load(Ordering::Relaxed) & !MAKES_THREADS) {
         Some(1) => Kind::Host,
         Some(2) => Kind::Forwarder,
         Some(3) => Kind::Untouchable,
         _ => Kind::CSide,
     }
+}
+
+/// Whether the module that `address` is in has a `pthread_create` of its own, as
+/// sanitizers and other preloaded libraries do, which passes calls on.
+pub(crate) fn makes_threads(address: u64) -> bool {
+    let kind = number_of(address).and_then(|number| KINDS.get(number as usize));
+    kind.is_some_and(|kind| kind.load(Ordering::Relaxed) & MAKES_THREADS != 0)
 }
 
 /// Whether the program began with the module that `address` is in.
@@ -103,6 +110,8 @@ pub(crate) fn is_from_start(address: u64) -> bool {
 /// Kinds by number; later loads than these are taken for C, which all but the
 /// host and a few libraries are.
 static KINDS: [AtomicU32; 4096] = [const { AtomicU32::new(0) }; 4096];
+/// In a kind's code: see [`makes_threads`].
+const MAKES_THREADS: u32 = 8;
 /// How many modules the program began with.
 static FROM_START: AtomicU64 = AtomicU64::new(0);
 
@@ -182,7 +191,8 @@ impl Registry {
                 Kind::Forwarder => 2,
                 Kind::Untouchable => 3,
             };
-            kind.store(code, Ordering::Relaxed);
+            let makes = module.dynamic.is_some_and(|dynamic| dynamic.exports(c"pthread_create"));
+            kind.store(code | if makes { MAKES_THREADS } else { 0 }, Ordering::Relaxed);
         }
         self.described += 1;
         module

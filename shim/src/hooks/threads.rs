@@ -12,7 +12,7 @@ use crate::tracer;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use traceshim_ring::layout::Ref;
-use traceshim_ring::record::{Origin, kind, pair};
+use traceshim_ring::record::{Origin, StackRef, kind, pair};
 use traceshim_ring::ring::Ring;
 use traceshim_ring::stack::FRAME_ADDRESS;
 
@@ -117,12 +117,7 @@ fn begin_birth(recording: &mut Recording<'_>, context: &mut Context, at: usize) 
     recording.repair(caller.sp);
     let side = modules::kind_of(caller.ip.wrapping_sub(1));
     let stack = recording.stack(&caller, None, side != Kind::Host);
-    let origin = match side {
-        Kind::Host => Origin::Host,
-        // `std::thread` makes a thread in its caller's name.
-        Kind::Forwarder => behind_forwarder(recording),
-        _ => Origin::C,
-    };
+    let origin = origin(recording, caller.ip, stack);
     let attributes = if at == 2 { context.args[1] } else { 0 };
     let (stack_lo, stack_bytes) = stack_of(attributes);
     let uid = recording.tracer.ring.next_uid();
@@ -144,21 +139,18 @@ fn begin_birth(recording: &mut Recording<'_>, context: &mut Context, at: usize) 
     context.live = arch::AROUND;
 }
 
-/// Whose thread it is that a C++ runtime makes: the first other frame's.
-fn behind_forwarder(recording: &mut Recording<'_>) -> Origin {
-    let frames = recording.block().map_or([0; 16], |block| {
-        let mut first = [0; 16];
-        first.copy_from_slice(&block.frames[..16]);
-        first
-    });
-    for frame in frames {
-        match modules::kind_of((frame & FRAME_ADDRESS).wrapping_sub(1)) {
-            Kind::Forwarder => {}
-            Kind::Host => return Origin::Host,
-            _ => return Origin::C,
-        }
+/// Whose thread it is that the code at `caller` makes. C++ runtimes make threads
+/// in their callers' name, and so does who stands before `pthread_create`.
+fn origin(recording: &Recording<'_>, caller: u64, stack: StackRef) -> Origin {
+    let code = caller.wrapping_sub(1);
+    let mut side = modules::kind_of(code);
+    if side == Kind::Forwarder || modules::makes_threads(code) {
+        // The first frame is the caller's own.
+        let others = recording.tracer.ring.frames(stack).take(16).skip(1);
+        let mut sides = others.map(|frame| modules::kind_of((frame & FRAME_ADDRESS).wrapping_sub(1)));
+        side = sides.find(|side| *side != Kind::Forwarder).unwrap_or(side);
     }
-    Origin::C
+    if side == Kind::Host { Origin::Host } else { Origin::C }
 }
 
 /// The lowest address of a stack that the program supplied, or 0; and its size.

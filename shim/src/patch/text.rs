@@ -87,9 +87,9 @@ mod tests {
         let (one, two) = (std::thread::spawn(std::thread::park), std::thread::spawn(std::thread::park));
         let count = number_of_threads(&std::fs::read("/proc/self/stat").unwrap());
         assert!(count >= Some(3), "{count:?}, {tasks} before");
-        [one, two].map(|thread| {
+        for thread in [one, two] {
             thread.thread().unpark();
             thread.join().unwrap();
-        });
+        }
     }
 }
