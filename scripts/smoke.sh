@@ -63,7 +63,7 @@ record() {
     maps) options+=(--callbacks "auto,inline:patched" --callback-arg c_calls:1) ;;
     inline) options+=(--callbacks "$(inline_functions)") ;;
     esac
-    TRACESHIM_STACK_WORDS="host_wide*:300" "$collector" record "${options[@]}" -o "$trace" -- "$program" \
+    "$collector" record "${options[@]}" -o "$trace" -- "$program" \
         >"$scratch/traced.out" 2>"$scratch/traced.err" </dev/null || status=$?
     report "$1 $2 $3: same output and exit status ($status) as without the shim" \
         same_run "$status" "$plain_status"
@@ -317,6 +317,19 @@ says_in_order() {
     done
 }
 
+# However much a function takes on the stack is found out: without stacks, where
+# all calls take the fast path, and in patched entries. What is named is taken at its word.
+takes_what_there_is() {
+    local program
+    program=$("$fixtures" path wide "$1")
+    local so=(TRACESHIM_DIR="$scratch/session")
+    title "wide, $1, in other ways"
+    report "wide $1: without stacks" preloaded "${so[@]}" TRACESHIM_STACK_DEPTH=0 "$program"
+    report "wide $1: in patched entries" preloaded "${so[@]}" TRACESHIM_CALLBACKS='auto,inline:host_*' "$program"
+    report "wide $1: too few words that are named are too few" \
+        not preloaded "${so[@]}" TRACESHIM_STACK_WORDS='host_takes_250:40' "$program"
+}
+
 # What isn't traced is said in words.
 says_what_is_apart() {
     local program
@@ -347,6 +360,7 @@ for fixture in "${rest[@]}"; do
     # on every flag.
     tables | register | abi | wide | shapes)
         everything_in "$fixture" O0-fp O2-nofp O2-fp-noplt O2-fp-now O2-fp-nopie
+        [[ $fixture != wide ]] || { takes_what_there_is O2-fp && takes_what_there_is O0-nofp; }
         ;;
     killed | fails_open | patched | debugger) "$fixture" ;;
     opener)

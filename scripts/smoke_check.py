@@ -341,11 +341,17 @@ def abi(check):
 
 
 def wide(check):
-    check.callbacks({"host_wide": {"return": 4}, "host_wide_aligned": {"return": 2}, "host_wide_outer": {"return": 2}})
-    check.expect("depths of host_wide", [event["depth"] for event in check.of("callback_enter", function="host_wide")],
-                 wanted=[1, 2, 1, 2])
-    for event in check.of("callback_enter", function="host_wide", depth=2):
-        check.stack("from inside another", event, "host_wide", "c_wide_inner", "host_wide_outer", "c_wide")
+    # The largest ones on one stack only.
+    wanted = {f"host_{way}_{words}": 1 if words == 8750 else 2 for words in (31, 32, 33, 250, 512, 8750)
+              for way in ("walks", "takes", "copies", "passes_on", "jumps", "is_jumped_to")}
+    wanted.update({"host_walks_250": 2 + 4, "host_takes_31": 2 + 1, "host_adds": 2 + 2})
+    wanted.update({name: 2 for name in ("host_aligned", "host_outer", "host_picks")})
+    check.callbacks({function: {"return": count} for function, count in wanted.items()})
+    check.expect("depths of host_walks_250",
+                 [event["depth"] for event in check.of("callback_enter", function="host_walks_250")],
+                 wanted=[1, 1, 2] * 2)
+    for event in check.of("callback_enter", function="host_walks_250", depth=2):
+        check.stack("from inside another", event, "host_walks_250", "c_wide_inner", "host_outer", "c_wide")
 
 
 def cxxhost(check):

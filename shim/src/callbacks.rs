@@ -1,7 +1,8 @@
 //! Callbacks: which functions are hooked, and what their trampolines record.
 #![allow(unsafe_code)]
 
-use crate::arch::{self, Context};
+use crate::arch::{self, Context, Passed};
+use crate::arguments::{self, Reach};
 use crate::block::Shadow;
 use crate::elf::{Dynamic, Import, R_JUMP_SLOT};
 use crate::errno::KeepErrno;
@@ -11,9 +12,11 @@ use crate::modules::{self, Kind, Loaded, Registry};
 use crate::recording::{Recording, inside};
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
-use crate::{loader, patch, real, registration, say, scope, slots};
+use crate::{loader, patch, real, registration, say, scope, slots, stack};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::ops::Range;
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use traceshim_ring::choice;
 use traceshim_ring::env::CallbackArg;
@@ -29,6 +32,10 @@ struct Hook {
     /// Where its entry leads to the trampoline, so that nothing else needs to:
     /// the module that it is in, as the ring has it.
     patched: Option<Ref>,
+    /// Where its trampoline passes on to: its address, or its moved beginning.
+    target: u64,
+    /// What it takes on the stack, once somebody has looked.
+    takes: Option<Reach>,
 }
 
 #[derive(Debug, Default)]
@@ -76,37 +83,87 @@ pub(crate) fn number(tracer: &Tracer, target: u64, name: &[u8]) -> Option<u16> {
     if !tracer.ring.hook(n, target, name) {
         return None;
     }
-    hooks.all.push(Hook { address: target, name: name.to_vec(), patched: None });
+    let takes = tracer.config.stack_words_of(name).map(Reach::Words);
+    hooks.all.push(Hook { address: target, name: name.to_vec(), patched: None, target, takes });
     hooks.by_address.insert(target, n);
     ENTRIES[usize::from(n)].store(target, Ordering::Relaxed);
-    pass_on(tracer, n, name, target);
+    arch::pass_on(n, target, takes);
     Some(n)
 }
 
-fn pass_on(tracer: &Tracer, n: u16, name: &[u8], target: u64) {
-    match tracer.config.stack_words_of(name) {
-        Some(words) => arch::retarget_wide(n, target, words),
-        None => arch::retarget(n, target),
-    }
-}
-
 /// Has the trampolines of the function at `address` pass on to `copy`, since its
-/// entry leads to one of them; `module` is where it is.
-pub(crate) fn set_patched(tracer: &Tracer, address: u64, copy: u64, module: Ref) {
+/// entry leads to one of them; `module` is where it is, and `takes` is what was
+/// seen before its entry was another.
+pub(crate) fn set_patched(address: u64, copy: u64, module: Ref, takes: Reach) {
     for (n, hook) in HOOKS.lock().all.iter_mut().enumerate().filter(|(_, hook)| hook.address == address) {
         hook.patched = Some(module);
-        pass_on(tracer, n as u16, &hook.name, copy);
+        hook.target = copy;
+        hook.takes.get_or_insert(takes);
+        arch::pass_on(n as u16, hook.target, hook.takes);
     }
 }
 
 /// The functions' entries lead to no trampoline any more, or never did.
-pub(crate) fn forget_patched(tracer: &Tracer, is_gone: impl Fn(u64, Ref) -> bool) {
+pub(crate) fn forget_patched(is_gone: impl Fn(u64, Ref) -> bool) {
     for (n, hook) in HOOKS.lock().all.iter_mut().enumerate() {
         if hook.patched.is_some_and(|module| is_gone(hook.address, module)) {
             hook.patched = None;
-            pass_on(tracer, n as u16, &hook.name, hook.address);
+            hook.target = hook.address;
+            arch::pass_on(n as u16, hook.target, hook.takes);
         }
     }
+}
+
+/// Something else may be where functions were that can go away.
+fn look_again(tracer: &Tracer, registry: &Registry) {
+    let stays = |address| registry.find(address).is_some_and(|module| module.from_start);
+    for (n, hook) in HOOKS.lock().all.iter_mut().enumerate().filter(|(_, hook)| !stays(hook.address)) {
+        hook.takes = tracer.config.stack_words_of(&hook.name).map(Reach::Words);
+        arch::pass_on(n as u16, hook.target, hook.takes);
+    }
+}
+
+/// A function is called of which it isn't known how much it takes on the stack,
+/// or from a place of which it isn't known how much there is.
+pub(crate) unsafe extern "C-unwind" fn on_wide(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the context of `widen`.
+    let context = unsafe { &mut *context };
+    // SAFETY: as above.
+    let passed = unsafe { Passed::of(context) };
+    // SAFETY: the gate passes the calling thread's own state.
+    let thread = unsafe { &*thread };
+    let own = thread.stack_lo..thread.stack_hi;
+    // Whether anything is traced or not: the call has to be right.
+    if let Ok(words) = catch_unwind(|| words_of(passed, &own)) {
+        context.result = words;
+    }
+}
+
+/// How many words of stack arguments the call needs copied; 0: no more than the
+/// trampoline has done.
+fn words_of(passed: Passed, own: &Range<u64>) -> u64 {
+    match takes(passed.hook) {
+        Reach::Copied => 0,
+        Reach::Words(words) => words.into(),
+        Reach::Unknown => arguments::end_of_frame(passed.back, passed.bp, passed.arguments)
+            .unwrap_or_else(|| stack::words_above(passed.arguments, own)),
+    }
+}
+
+/// What a hooked function takes, and has its trampoline do it from now on.
+fn takes(n: u16) -> Reach {
+    let registry = modules::registry();
+    let known = |hooks: &Hooks| hooks.all.get(usize::from(n)).map(|hook| (hook.address, hook.takes));
+    let (address, takes) = match known(&HOOKS.lock()) {
+        Some((_, Some(takes))) => return takes,
+        Some((address, None)) => (address, arguments::reach_of(&registry, address)),
+        None => return Reach::Unknown,
+    };
+    if let Some(hook) = HOOKS.lock().all.get_mut(usize::from(n)).filter(|hook| hook.address == address) {
+        hook.takes = Some(takes);
+        arch::pass_on(n, hook.target, hook.takes);
+    }
+    takes
 }
 
 /// Whether there is a trampoline for what is at `address`.
@@ -191,7 +248,10 @@ fn take_in(
 ) {
     let changes = registry.refresh(counts, tracer.config);
     let ticks = tracer.clock.now();
-    forget_patched(tracer, |_, module| changes.unloaded.contains(&module));
+    forget_patched(|_, module| changes.unloaded.contains(&module));
+    if !changes.unloaded.is_empty() {
+        look_again(tracer, registry);
+    }
     for &entry in &changes.unloaded {
         tracer.ring.module_unloaded(entry, ticks);
         if let Some(recording) = recording.as_deref_mut() {

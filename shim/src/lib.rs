@@ -18,6 +18,7 @@
 mod alloc;
 mod annotate;
 mod arch;
+mod arguments;
 mod block;
 mod callbacks;
 mod clock;

@@ -10,6 +10,7 @@ mod loaded;
 
 pub(crate) use loaded::{Kind, Loaded};
 
+use crate::arguments::forget_callers;
 use crate::loader::{self, Counts};
 use crate::lock::{self, Lock, RawLock};
 use findshlibs::{SharedLibrary as _, TargetSharedLibrary};
@@ -208,6 +209,7 @@ impl Registry {
         let set = Box::into_raw(Box::new(ModuleSet::replacing(descs, self.generation, previous_set)));
         SET.store(set, Ordering::SeqCst);
         GENERATION.store(self.generation, Ordering::SeqCst);
+        forget_callers();
         crate::tracer::change_pulse();
         if !previous.is_null() {
             self.retired.push(Retired(previous));

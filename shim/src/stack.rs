@@ -7,6 +7,7 @@ use crate::callbacks;
 use crate::hooks::sandbox;
 use crate::modules;
 use crate::recording::Recording;
+use std::ops::Range;
 use traceshim_ring::env::UnwinderChoice;
 use traceshim_ring::record::StackRef;
 use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};
@@ -157,4 +158,33 @@ fn copy_from_own_memory(from: u64, to: &mut [u64]) -> usize {
     let copied =
         unsafe { libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), pieces as u64, 0) };
     usize::try_from(copied).unwrap_or(0) / 8
+}
+
+/// How many words there are of a stack from `from` on, where nothing else says
+/// how many are wanted: within reason, and so that there is room for as many.
+pub(crate) fn words_above(from: u64, own: &Range<u64>) -> u64 {
+    const MOST: u64 = 128 << 10;
+    const MOST_ELSEWHERE: u64 = 4 << 10;
+    let bytes = if own.contains(&from) {
+        (own.end - from).min((from - own.start) / 2).min(MOST)
+    } else {
+        mapped_from(from, MOST_ELSEWHERE)
+    };
+    bytes / 8
+}
+
+/// How many bytes from `from` on are mapped, up to `most`.
+fn mapped_from(from: u64, most: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    let _errno = crate::errno::KeepErrno::new();
+    let mut end = from.next_multiple_of(PAGE);
+    let is_there = |page: u64| {
+        let mut resident = 0u8;
+        // SAFETY: only asks, for one page.
+        !sandbox::is_on() && unsafe { libc::mincore(page as *mut libc::c_void, 1, &raw mut resident) } == 0
+    };
+    while end - from < most && is_there(end) {
+        end += PAGE;
+    }
+    (end - from).min(most)
 }

@@ -16,7 +16,7 @@ mod text;
 
 use crate::modules::{Kind, Loaded, Registry};
 use crate::tracer::Tracer;
-use crate::{arch, callbacks, say};
+use crate::{arch, arguments, callbacks, say};
 pub(crate) use identity::taken;
 use image::{Function, Image};
 pub(crate) use island::Words;
@@ -28,6 +28,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use text::Text;
+pub(crate) use text::code_from;
 use traceshim_ring::choice;
 
 /// Names of functions that can't be called from another frame: the process
@@ -46,8 +47,6 @@ const NOT_CALLED: [&[u8]; 12] = [
     b"__fentry__",
     b"mcount",
 ];
-/// Words of stack arguments that the shell passes on.
-const STACK_WORDS: u16 = 32;
 
 /// A function whose address is taken, and its name.
 type Taken = (u64, &'static [u8]);
@@ -64,6 +63,7 @@ struct Wish<'a> {
 /// A module, and what its file says of it.
 struct Patient<'a> {
     tracer: &'a Tracer,
+    registry: &'a Registry,
     module: &'a Loaded,
     image: Image<'a>,
     functions: Vec<Function<'a>>,
@@ -90,7 +90,7 @@ pub(crate) fn entries(
         }
         let path =
             if n == 0 { Path::new("/proc/self/exe") } else { Path::new(OsStr::from_bytes(&module.path)) };
-        if let Err(why) = patch(tracer, module, path, &taken, inline) {
+        if let Err(why) = patch(tracer, registry, module, path, &taken, inline) {
             if inline {
                 say::error(format_args!("{}: no entry is patched: {why}", path.display()));
             }
@@ -101,6 +101,7 @@ pub(crate) fn entries(
 
 fn patch(
     tracer: &Tracer,
+    registry: &Registry,
     module: &Loaded,
     path: &Path,
     taken: &[Taken],
@@ -115,7 +116,7 @@ fn patch(
     // Not functions: they have no frame of their own, and are jumped to.
     let is_part = |function: &Function<'_>| function.name.windows(5).any(|part| part == b".cold");
     let (parts, functions) = functions.into_iter().partition(is_part);
-    let patient = Patient { tracer, module, image, functions, parts };
+    let patient = Patient { tracer, registry, module, image, functions, parts };
     let wishes = patient.wishes(taken, inline);
     for (_, name) in taken.iter().filter(|(at, _)| !wishes.iter().any(|wish| wish.avma == *at)) {
         stays_hooked(name, &Refusal::NoSymbol);
@@ -203,10 +204,6 @@ impl<'a> Patient<'a> {
         if size == 0 {
             return Err(Refusal::Unsized);
         }
-        let words = self.tracer.config.stack_words_of(name).unwrap_or_default();
-        if wish.calls == Calls::All && words > STACK_WORDS {
-            return Err(Refusal::Wide);
-        }
         let (code, behind) = text::of_function(self.module, wish.avma, size)?;
         if self.image.code(svma, size) != Some(code) {
             return Err(Refusal::Differs);
@@ -251,14 +248,22 @@ impl<'a> Patient<'a> {
         prologue: &Prologue,
         cell: island::Cell,
     ) -> Result<(), Refusal> {
-        callbacks::set_patched(self.tracer, wish.avma, cell.copy, self.module.entry);
+        let takes = arguments::reach_of(self.registry, wish.avma);
+        callbacks::set_patched(wish.avma, cell.copy, self.module.entry, takes);
         text.jump(prologue, cell.thunk).map_err(|error| {
-            callbacks::forget_patched(self.tracer, |address, _| address == wish.avma);
+            callbacks::forget_patched(|address, _| address == wish.avma);
             Refusal::NoWriting(error)
         })?;
         say::info(format_args!("{}: its entry is patched", wish.function.name.escape_ascii()));
         Ok(())
     }
+}
+
+/// The addresses of the functions that a file names, as it states them.
+#[cfg(test)]
+pub(crate) fn functions_of(file: &[u8]) -> Vec<u64> {
+    let functions = Image::parse(file).map(|image| image.functions()).unwrap_or_default();
+    functions.iter().filter(|function| function.size > 0).map(|function| function.svma).collect()
 }
 
 struct Unpatched<'a>(&'a Refusal);

@@ -70,6 +70,12 @@ pub(super) fn of_function(module: &Loaded, avma: u64, size: u64) -> Result<(&[u8
     Ok((bytes(avma, size), bytes(end, BEHIND.min(code.end - end))))
 }
 
+/// Code of a module from `address` on.
+pub(crate) fn code_from(module: &Loaded, address: u64) -> Option<&[u8]> {
+    let end = module.code.iter().find(|code| code.contains(&address))?.end;
+    of_function(module, address, end - address).ok().map(|(code, _)| code)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

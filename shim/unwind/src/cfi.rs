@@ -11,6 +11,7 @@ use gimli::{
     UnwindContext, UnwindContextStorage, UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
 };
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use traceshim_ring::stack::StackStatus;
 
 /// Room for the rows of one frame description: 24 registers (the signal
@@ -54,6 +55,19 @@ impl Context {
         self.context.write(UnwindContext::new_in());
         self.ready = true;
     }
+}
+
+/// Where a frame ends, as its call frame information says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// The CFA, in bytes above rsp. Below it is the return address, and below
+    /// that is all that the frame's function passes on the stack.
+    FromSp(i32),
+    /// The CFA, in bytes above rbp.
+    FromBp(i32),
+    /// The frame was moved to a greater alignment, and the CFA is found through
+    /// rbp, its frame pointer. What it passes on the stack is below rbp.
+    Realigned,
 }
 
 /// A row of call frame information and what is needed to evaluate it.
@@ -131,6 +145,14 @@ pub(crate) fn each_row(
     false
 }
 
+/// Where the code of the function around `avma` is.
+pub(crate) fn extent(module: &Module, avma: u64) -> Option<Range<u64>> {
+    let (bases, eh_frame) = (module.bases(), module.eh_frame());
+    let fde = function(module, &bases, &eh_frame, avma.wrapping_sub(module.desc.bias)).ok()?;
+    let start = fde.initial_address().wrapping_add(module.desc.bias);
+    Some(start..start.checked_add(fde.len())?)
+}
+
 fn status(error: Error) -> StackStatus {
     match error {
         Error::NoUnwindInfoForAddress => StackStatus::NoUnwindInfo,
@@ -144,6 +166,24 @@ fn status(error: Error) -> StackStatus {
 }
 
 impl Found<'_> {
+    /// Where the frame ends, where it is one of the usual ways.
+    pub(crate) fn frame(&self) -> Option<Frame> {
+        const DW_OP_BREG6: u8 = 0x76;
+        match self.row.cfa() {
+            CfaRule::RegisterAndOffset { register: X86_64::RSP, offset } => {
+                Some(Frame::FromSp(i32::try_from(*offset).ok()?))
+            }
+            CfaRule::RegisterAndOffset { register: X86_64::RBP, offset } => {
+                Some(Frame::FromBp(i32::try_from(*offset).ok()?))
+            }
+            CfaRule::Expression(e) => {
+                let from_bp = e.get(&self.eh_frame).ok()?.0.first() == Some(&DW_OP_BREG6);
+                from_bp.then_some(Frame::Realigned)
+            }
+            CfaRule::RegisterAndOffset { .. } => None,
+        }
+    }
+
     /// Whether the row says that there is no caller.
     pub(crate) fn is_end(&self) -> bool {
         matches!(self.row.register(X86_64::RA), Some(RegisterRule::Undefined))

@@ -48,6 +48,7 @@ mod trace;
 mod walk;
 
 pub use capture::{Capturer, Outcome, Policy};
+pub use cfi::Frame;
 pub use find::find_remembered;
 pub use frame_pointers::FramePointers;
 pub use machine::Regs;

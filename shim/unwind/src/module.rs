@@ -1,10 +1,10 @@
 //! What is loaded: modules and where their unwind information is.
 
-use crate::cfi::Context;
+use crate::cfi::{self, Context, Frame};
 use crate::frame_pointers::{self, FramePointers};
 use crate::stepper::Stepper;
 use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, ParsedEhFrameHdr};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 pub(crate) type Bytes<'a> = EndianSlice<'a, LittleEndian>;
@@ -169,6 +169,18 @@ impl ModuleSet {
             module.desc.frame_pointers != FramePointers::Ignore
                 && frame_pointers::keeps(&mut Box::new(Context::new()), module, avma)
         })
+    }
+
+    /// Where the code of the function around `avma` is, as its call frame
+    /// information says.
+    pub fn extent(&self, avma: u64) -> Option<Range<u64>> {
+        cfi::extent(self.find(avma)?, avma)
+    }
+
+    /// Where the frame of the function around `avma` ends while it is there.
+    /// Allocates.
+    pub fn frame(&self, avma: u64) -> Option<Frame> {
+        cfi::find(&mut Box::new(Context::new()), self.find(avma)?, avma).ok()?.frame()
     }
 
     /// Whether a frame at `avma` is the tracer's own.

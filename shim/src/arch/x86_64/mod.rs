@@ -22,8 +22,8 @@ pub(crate) use registrar::{REGISTRARS, argument, number_of_registrar, registrar}
 pub(crate) use shell::shell;
 pub(crate) use thread_start::start_stub;
 pub(crate) use tls::state_of_thread;
-pub(crate) use trampoline::{STUBS, is_stub, retarget, stub};
-pub(crate) use widen::retarget_wide;
+pub(crate) use trampoline::{STUBS, is_stub, stub};
+pub(crate) use widen::{Passed, pass_on};
 
 /// The ticks that events carry where it is invariant: the time-stamp counter.
 #[inline(always)]

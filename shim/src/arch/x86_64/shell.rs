@@ -19,12 +19,10 @@
 //! alignment.
 #![allow(unsafe_code)]
 
+use crate::arguments::COPIED;
 use crate::state::ThreadState;
 use std::arch::naked_asm;
 use std::mem::offset_of;
-
-/// Words of stack arguments that are copied, as in trampolines.
-const STACK_WORDS: usize = 32;
 
 /// The shell's address. r11: the trampoline's stub.
 pub(crate) fn shell() -> u64 {
@@ -104,6 +102,9 @@ unsafe extern "C" fn enter_shell() {
         "mov r11, [rbp - 72]",
         "mov rdx, [rbp - 80]",
         "call r11",
+        ".globl traceshim_shell_return",
+        ".hidden traceshim_shell_return",
+        "traceshim_shell_return:",
         // All but the results as before: a function that changes others has
         // no caller that minds.
         "mov rcx, [rbp - 16]",
@@ -119,7 +120,7 @@ unsafe extern "C" fn enter_shell() {
         ".cfi_def_cfa rsp, 8",
         "ret",
         ".cfi_endproc",
-        words = const STACK_WORDS,
+        words = const COPIED,
         lo = const offset_of!(ThreadState, stack_lo),
         hi = const offset_of!(ThreadState, stack_hi),
     )

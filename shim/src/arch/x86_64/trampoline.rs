@@ -23,6 +23,7 @@
 #![allow(unsafe_code)]
 
 use super::gate::gate;
+use crate::arguments::COPIED;
 use crate::block::{Block, SHADOW_LEN, Shadow};
 use crate::callbacks::{on_enter, on_exit};
 use crate::state::ThreadState;
@@ -39,8 +40,6 @@ use traceshim_unwind::find_remembered;
 pub(crate) const STUBS: usize = 8192;
 /// Bytes of a trampoline's frame below its saved rbp.
 pub(super) const FRAME: usize = 432;
-/// Words of stack arguments that are copied: 38 integer arguments in all.
-const STACK_WORDS: usize = 32;
 
 /// Where each stub goes on.
 static TARGETS: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
@@ -387,7 +386,7 @@ unsafe extern "C" fn common() {
         "ret",
         ".cfi_endproc",
         frame = const FRAME,
-        words = const STACK_WORDS,
+        words = const COPIED,
         pulse = sym PULSE,
         inside = const offset_of!(ThreadState, inside),
         armed = const offset_of!(ThreadState, armed),
@@ -416,4 +415,4 @@ unsafe extern "C" fn common() {
     )
 }
 
-const _: () = assert!(STACK_WORDS == 32 && size_of::<Shadow>() == 16 && offset_of!(Shadow, mark) == 8);
+const _: () = assert!(COPIED == 32 && size_of::<Shadow>() == 16 && offset_of!(Shadow, mark) == 8);
