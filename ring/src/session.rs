@@ -9,6 +9,15 @@ use std::path::{Path, PathBuf};
 /// The ending of a ring file's name.
 pub const RING_SUFFIX: &str = ".ring";
 
+/// How the names of directories begin that `record` makes, each for one command.
+pub const RECORD_PREFIX: &str = "traceshim-record-";
+
+/// Whether a session directory is one of `record`'s: who comes when it is gone,
+/// or may not enter it, doesn't belong to the session any more.
+pub fn is_of_record(dir: &Path) -> bool {
+    dir.file_name().is_some_and(|name| name.as_bytes().starts_with(RECORD_PREFIX.as_bytes()))
+}
+
 /// The session directory for user `uid` where `TRACESHIM_DIR` names none.
 pub fn default_dir(xdg_runtime_dir: Option<OsString>, uid: u32) -> PathBuf {
     match xdg_runtime_dir.map(PathBuf::from).filter(|dir| dir.is_absolute()) {

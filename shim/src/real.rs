@@ -3,7 +3,7 @@
 
 use crate::direct;
 use crate::elf::{Dynamic, Wanted};
-use crate::hooks::{dl, process, sandbox, threads};
+use crate::hooks::{dl, leaving, process, sandbox, threads};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,6 +60,12 @@ real_functions! {
     EXECL = c"execl", process::execl;
     EXECLP = c"execlp", process::execlp;
     EXECLE = c"execle", process::execle;
+    SETUID = c"setuid", leaving::setuid;
+    SETEUID = c"seteuid", leaving::seteuid;
+    SETREUID = c"setreuid", leaving::setreuid;
+    SETRESUID = c"setresuid", leaving::setresuid;
+    SETFSUID = c"setfsuid", leaving::setfsuid;
+    CHROOT = c"chroot", leaving::chroot;
 }
 
 /// The loader's list of what is loaded, as debuggers read it.

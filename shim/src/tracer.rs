@@ -20,7 +20,7 @@ use traceshim_ring::env::{Config, Overflow, UnwinderChoice};
 use traceshim_ring::layout::header;
 use traceshim_ring::mapping::{NewRing, RingMap};
 use traceshim_ring::ring::{Clock, Ring};
-use traceshim_ring::session::{check_dir, default_dir};
+use traceshim_ring::session::{check_dir, default_dir, is_of_record};
 
 /// What a process's tracing stands on. Never freed: threads may use it for as
 /// long as the process lives.
@@ -155,8 +155,7 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
         }
         let config: &'static Config = Box::leak(Box::new(config));
         CONFIG.store(std::ptr::from_ref(config).cast_mut(), Ordering::Release);
-        let tracer = make(config)
-            .map_err(|(path, error)| format!("{}: {error}; the program runs untraced", path.display()))?;
+        let Some(tracer) = make(config, "the program runs untraced") else { return Ok(()) };
         hooks::process::install();
         make_pulse_page();
         CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
@@ -196,8 +195,26 @@ fn level(value: &std::ffi::OsStr) -> Result<traceshim_ring::env::LogLevel, ()> {
     read.map(|config| config.log).map_err(|_| ())
 }
 
-/// Makes the ring, and the tracer around it.
-fn make(config: &'static Config) -> Result<&'static Tracer, (PathBuf, std::io::Error)> {
+/// Makes the ring, and the tracer around it; or says why not, and what follows.
+fn make(config: &'static Config, what_follows: &str) -> Option<&'static Tracer> {
+    let (path, error) = match try_make(config) {
+        Ok(tracer) => return Some(tracer),
+        Err(refused) => refused,
+    };
+    // Children that are out of reach of a recording (another user, another root)
+    // or outlive it come by the dozen, and whoever started them may read what
+    // they say on standard error.
+    let out_of_reach = matches!(error.raw_os_error(), Some(libc::EACCES | libc::ENOENT));
+    let line = format_args!("{}: {error}; {what_follows}", path.display());
+    if out_of_reach && is_of_record(&path) {
+        say::info(line)
+    } else {
+        say::error(line)
+    }
+    None
+}
+
+fn try_make(config: &'static Config) -> Result<&'static Tracer, (PathBuf, std::io::Error)> {
     let dir = session_dir(config)?;
     let clock = TickClock::choose();
     let exe = std::env::current_exe().unwrap_or_default();
@@ -252,6 +269,10 @@ fn session_dir(config: &Config) -> Result<PathBuf, (PathBuf, std::io::Error)> {
         None => (default_dir(std::env::var_os("XDG_RUNTIME_DIR"), uid), false),
     };
     let make = || {
+        if is_of_record(&dir) {
+            // It was there before us, or the recording is over.
+            return Ok(());
+        }
         if is_named && let Some(parent) = dir.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         }
@@ -319,17 +340,10 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
         unsafe { registration::forget_others() };
         crate::alloc::PAGES.forget_others();
     }
-    match make(parent.config) {
-        Ok(tracer) => {
-            CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
-            callbacks::describe_all(tracer);
-            Some(tracer)
-        }
-        Err((path, error)) => {
-            say::error(format_args!("{}: {error}; the forked child runs untraced", path.display()));
-            None
-        }
-    }
+    let tracer = make(parent.config, "the forked child runs untraced")?;
+    CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
+    callbacks::describe_all(tracer);
+    Some(tracer)
 }
 
 impl Tracer {

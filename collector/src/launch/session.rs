@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use traceshim_ring::session;
+use traceshim_ring::session::{self, RECORD_PREFIX};
 
 use crate::input::own_uid;
 
@@ -29,7 +29,7 @@ impl SessionDir {
         // Named by the user, as far as this program can tell.
         session::check_dir(&parent, true, own_uid()).with_context(|| parent.display().to_string())?;
         for attempt in 0..100 {
-            let path = parent.join(format!("traceshim-record-{}-{:x}", std::process::id(), nanos ^ attempt));
+            let path = parent.join(format!("{RECORD_PREFIX}{}-{:x}", std::process::id(), nanos ^ attempt));
             match DirBuilder::new().recursive(false).mode(0o700).create(&path) {
                 Ok(()) => {
                     // Whatever the umask took away.

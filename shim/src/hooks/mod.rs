@@ -3,6 +3,7 @@
 //! leaves to [`crate::recording`].
 
 pub(crate) mod dl;
+pub(crate) mod leaving;
 pub(crate) mod process;
 pub(crate) mod sandbox;
 pub(crate) mod threads;
