@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Programs that no one here wrote, without the shim and with it: the output and
-# the exit status must be the same, and the threads whose birth was recorded as
-# many as strace counts.
+# the exit status must be the same, and the threads whose birth was recorded
+# those that strace sees.
 #
 #     scripts/real.sh [--no-build] [python|xz|zstd|redis...]      all of them without names
 
@@ -64,8 +64,8 @@ serve() {
 check_redis() {
     title "redis: redis-server with 3 I/O threads, under redis-benchmark"
     serve plain redis-server
-    serve traced "$collector" record -o "$scratch/redis.trace" -- redis-server
-    serve strace strace -f -qq -e trace=clone,clone3 -o "$scratch/redis.strace" redis-server
+    serve traced "$collector" record -o "$scratch/redis.traced.trace" -- redis-server
+    serve counted "$collector" record -o "$scratch/redis.counted.trace" -- "${strace[@]}" -o "$scratch/redis.strace" redis-server
     judge redis
 }
 

@@ -22,6 +22,8 @@ for_tests=(
     /usr/lib/x86_64-linux-gnu/libjemalloc.so.2:libjemalloc2
     /usr/lib/x86_64-linux-gnu/libtcmalloc.so.4:libgoogle-perftools4
     /usr/lib/x86_64-linux-gnu/libeatmydata.so.1:libeatmydata1
+    nginx:nginx-light curl:curl memcached:memcached /usr/lib/postgresql/15/bin/pgbench:postgresql
+    make:make tclsh:tcl /usr/lib/tcltk/x86_64-linux-gnu/thread2.8.8:tcl-thread stress-ng:stress-ng
 )
 
 packages_missing() {

@@ -1,0 +1,2 @@
+module threads
+go 1.19
