@@ -322,9 +322,9 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
         Plan::Trace(target) => Some((*i, *import, *target)),
         _ => None,
     });
-    let taken = patch::taken(registry, &traced.collect::<Vec<_>>());
+    let addresses = patch::addresses(registry, &traced.collect::<Vec<_>>());
     let is_new = |module: &Loaded| !module.hooked && ready.is(module);
-    patch::entries(tracer, registry, &is_new, &taken);
+    patch::entries(tracer, registry, &is_new, &addresses.taken);
     for module in registry.modules.iter_mut().filter(|module| ready.is(module)) {
         module.hooked = true;
     }
@@ -332,6 +332,10 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
         let Some(module) = registry.modules.get(i) else { continue };
         let stub = match what {
             Plan::Trace(target) if is_patched(target) => continue,
+            Plan::Trace(target) if import.kind != R_JUMP_SLOT && addresses.compared.contains(&target) => {
+                patch::stays_alone(import.name.to_bytes());
+                continue;
+            }
             Plan::Trace(target) => trampoline(tracer, target, import.name.to_bytes()),
             Plan::Register(target, arguments) => registration::registrar(target, arguments),
             Plan::Interpose(entry) => Some(entry),

@@ -7,25 +7,50 @@ use super::text;
 use crate::elf::{Import, R_64, R_GLOB_DAT, R_JUMP_SLOT};
 use crate::modules::{Loaded, Registry};
 
-/// Of the functions that `slots` hold, each with the number of the slot's
-/// module, those whose addresses are taken: see [`takes_addresses`].
-pub(crate) fn taken(registry: &Registry, slots: &[(usize, Import, u64)]) -> Vec<(u64, &'static [u8])> {
-    let mut taken = Vec::new();
-    for slots in slots.chunk_by(|a, b| a.0 == b.0) {
-        let Some(module) = slots.first().and_then(|&(n, ..)| registry.modules.get(n)) else { continue };
-        let takes = takes_addresses(module, slots.iter().map(|(_, import, _)| import));
-        let functions = slots.iter().map(|(_, import, function)| (*function, import.name.to_bytes()));
-        taken.extend(functions.zip(takes).filter_map(|(function, takes)| takes.then_some(function)));
-    }
-    taken.sort_unstable();
-    taken.dedup();
-    taken
+/// What C code does with a function's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    /// It calls what is there.
+    Calls,
+    /// It takes the address.
+    Takes,
+    /// It compares it with another one.
+    Compares,
 }
 
-/// Whether C code takes the addresses that slots of this module hold. It does
-/// with a table of function pointers, and where it does anything else than call
-/// through the slot.
-fn takes_addresses<'a>(module: &Loaded, imports: impl Iterator<Item = &'a Import> + Clone) -> Vec<bool> {
+/// The functions whose addresses C code takes, and those of them, by address,
+/// that it is seen to compare.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    pub(crate) taken: Vec<(u64, &'static [u8])>,
+    pub(crate) compared: Vec<u64>,
+}
+
+/// Of the functions that `slots` hold, each with the number of the slot's
+/// module: see [`uses`].
+pub(crate) fn addresses(registry: &Registry, slots: &[(usize, Import, u64)]) -> Addresses {
+    let mut found = Addresses::default();
+    for slots in slots.chunk_by(|a, b| a.0 == b.0) {
+        let Some(module) = slots.first().and_then(|&(n, ..)| registry.modules.get(n)) else { continue };
+        let uses = uses(module, slots.iter().map(|(_, import, _)| import));
+        for ((_, import, function), usage) in slots.iter().zip(uses) {
+            if usage >= Use::Takes {
+                found.taken.push((*function, import.name.to_bytes()));
+            }
+            if usage == Use::Compares {
+                found.compared.push(*function);
+            }
+        }
+    }
+    found.taken.sort_unstable();
+    found.taken.dedup();
+    found
+}
+
+/// What C code does with the addresses that slots of this module hold. It takes
+/// them with a table of function pointers, and where it does anything else than
+/// call through the slot.
+fn uses<'a>(module: &Loaded, imports: impl Iterator<Item = &'a Import> + Clone) -> Vec<Use> {
     let loadable = imports.clone().filter(|import| import.kind == R_GLOB_DAT);
     let mut slots: Vec<u64> = loadable.map(|import| import.slot).collect();
     slots.sort_unstable();
@@ -37,12 +62,14 @@ fn takes_addresses<'a>(module: &Loaded, imports: impl Iterator<Item = &'a Import
             }
         }
     }
-    let takes = |import: &Import| match import.kind {
-        R_JUMP_SLOT => false,
-        R_64 => true,
-        _ => found.loaded.contains(&import.slot) || !found.called.contains(&import.slot),
+    let usage = |import: &Import| match import.kind {
+        R_JUMP_SLOT => Use::Calls,
+        R_64 => Use::Takes,
+        _ if found.compared.contains(&import.slot) => Use::Compares,
+        _ if found.loaded.contains(&import.slot) || !found.called.contains(&import.slot) => Use::Takes,
+        _ => Use::Calls,
     };
-    imports.map(takes).collect()
+    imports.map(usage).collect()
 }
 
 /// What tells calls from outside of the module from its own ones.

@@ -17,7 +17,7 @@ mod text;
 use crate::modules::{Kind, Loaded, Registry};
 use crate::tracer::Tracer;
 use crate::{arch, arguments, callbacks, say};
-pub(crate) use identity::taken;
+pub(crate) use identity::addresses;
 use image::{Function, Image};
 pub(crate) use island::Words;
 use island::{Calls, Island};
@@ -272,6 +272,13 @@ impl std::fmt::Display for Unpatched<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "its entry can't be patched: {}", self.0)
     }
+}
+
+/// Says that a slot that holds a function's address is left alone: code compares
+/// the address, and the function's entry couldn't be patched.
+pub(crate) fn stays_alone(name: &[u8]) {
+    let name = name.escape_ascii();
+    say::info(format_args!("{name}: C code compares its address; calls through it aren't recorded"));
 }
 
 /// Says that trampolines stay in slots although the address is used.

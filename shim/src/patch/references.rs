@@ -1,6 +1,7 @@
 //! How a module's code uses a slot: only to call through it, or also to take
 //! the function's address from it, which it may then compare.
 
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
 use std::ops::Range;
 
 /// More code than this is not looked through; then addresses count as taken.
@@ -8,12 +9,16 @@ pub(super) const LIMIT: u64 = 64 << 20;
 /// Bytes that are looked at together.
 const BLOCK: usize = 64;
 
+/// Instructions that are looked at behind a load for what becomes of it.
+const NEAR: usize = 8;
+
 /// Those of `slots` that `code` at `start` refers to: by calls and jumps, and
-/// in any other way.
+/// in any other way; and of the latter, those whose value is compared nearby.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct References {
     pub(super) called: Vec<u64>,
     pub(super) loaded: Vec<u64>,
+    pub(super) compared: Vec<u64>,
 }
 
 impl References {
@@ -53,11 +58,43 @@ impl References {
                 // call and jmp.
                 (0xff, 0x15 | 0x25) => self.called.push(slot),
                 // Any instruction with such an operand.
-                (_, byte) if byte & 0xc7 == 0x05 => self.loaded.push(slot),
+                (opcode, byte) if byte & 0xc7 == 0x05 => {
+                    self.loaded.push(slot);
+                    let is_compared = match opcode {
+                        // cmp, one way and the other.
+                        0x39 | 0x3b => true,
+                        // mov to a register, with a prefix of eight bytes' operands.
+                        0x8b => compares(code.get(at - 3..).unwrap_or_default()),
+                        _ => false,
+                    };
+                    if is_compared {
+                        self.compared.push(slot);
+                    }
+                }
                 _ => {}
             }
         }
     }
+}
+
+/// Whether code that begins with a load into a register soon compares it.
+fn compares(code: &[u8]) -> bool {
+    let mut following = Decoder::new(64, code, DecoderOptions::NONE).into_iter();
+    let Some(load) = following.next().filter(|load| load.mnemonic() == Mnemonic::Mov) else { return false };
+    let register = load.op0_register();
+    for instruction in following.take(NEAR) {
+        let is_it = |operand: u32| {
+            instruction.op_kind(operand) == OpKind::Register && instruction.op_register(operand) == register
+        };
+        match instruction.mnemonic() {
+            Mnemonic::Cmp if is_it(0) || is_it(1) => return true,
+            _ if instruction.flow_control() != FlowControl::Next => return false,
+            // Another value from here on.
+            Mnemonic::Mov | Mnemonic::Lea | Mnemonic::Pop if is_it(0) => return false,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Whether any four bytes that begin in the block may be a distance to a slot.
@@ -98,16 +135,37 @@ mod tests {
                 found.add(start, &code_with(&[0xff, 0x15], at, start, slot), &slots);
                 found.add(start, &code_with(&[0xff, 0x25], at, start, slot), &slots);
                 let called = if known { vec![slot; 2] } else { vec![] };
-                assert_eq!(found, References { called, loaded: vec![] }, "{at}");
+                assert_eq!(found, References { called, ..References::default() }, "{at}");
                 // mov, lea, cmp: REX.W, the opcode, and a register.
                 for opcode in [[0x48, 0x8b, 0x05], [0x4c, 0x8d, 0x3d], [0x48, 0x3b, 0x0d]] {
                     let mut found = References::default();
                     found.add(start, &code_with(&opcode, at, start, slot), &slots);
                     let loaded = if known { vec![slot] } else { vec![] };
-                    assert_eq!(found, References { called: vec![], loaded }, "{at}");
+                    let compared = if opcode[1] == 0x3b { loaded.clone() } else { vec![] };
+                    assert_eq!(found, References { called: vec![], loaded, compared }, "{at}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_load_that_is_compared_soon_is_a_comparison() {
+        let (start, slot) = (0x5000_0000, 0x5000_4000);
+        let load_rax = [0x48, 0x8b, 0x05];
+        let is_compared = |behind: &[u8]| {
+            let mut code = code_with(&load_rax, 20, start, slot);
+            code[27..27 + behind.len()].copy_from_slice(behind);
+            let mut found = References::default();
+            found.add(start, &code, &[slot]);
+            assert_eq!(found.loaded, [slot]);
+            !found.compared.is_empty()
+        };
+        // cmp [rbp - 8], rax; cmp rax, rdi; mov rdi, rbx; cmp rdi, rax
+        assert!(is_compared(&[0x48, 0x39, 0x45, 0xf8]) && is_compared(&[0x48, 0x39, 0xf8]));
+        assert!(is_compared(&[0x48, 0x89, 0xdf, 0x48, 0x39, 0xc7]));
+        // cmp rdi, rsi; call [rax]; mov rax, rbx; cmp rax, rdi
+        assert!(!is_compared(&[0x48, 0x39, 0xf7, 0xff, 0x10, 0x48, 0x39, 0xf8]));
+        assert!(!is_compared(&[0x48, 0x89, 0xd8, 0x48, 0x39, 0xf8]));
     }
 
     #[test]
