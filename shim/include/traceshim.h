@@ -43,7 +43,8 @@
  * weak symbol to null for good, and the preloaded definition is never seen. A symbol that is reached through the GOT
  * only keeps its dynamic relocation in every kind of link. One plain reference from anywhere in the same link
  * (`extern ... __attribute__((weak))` in code that is compiled with -fno-pie) spoils that for all, so don't declare
- * these names by hand beside this file. With -static, or -z nodynamic-undefined-weak, they are null. */
+ * these names by hand beside this file. With -static, -z nodynamic-undefined-weak, or mold as the linker of an
+ * executable, they are null. */
 #define TRACESHIM_LOAD_(pointer, name)                                                                                 \
     __asm__(".weak " #name "\n\t{movq " #name "@GOTPCREL(%%rip), %0|mov %0, QWORD PTR " #name "@GOTPCREL[rip]}"        \
             : "=r"(pointer))

@@ -43,6 +43,11 @@ unsafe extern "C" fn decide() {
         "jne 1f",
         "add rcx, 4",
         "1:",
+        // Some linkers put the entry's number into r11 first.
+        "cmp word ptr [rcx], 0xbb41",
+        "jne 6f",
+        "add rcx, 6",
+        "6:",
         "cmp byte ptr [rcx], 0xf2",
         "jne 2f",
         "add rcx, 1",
