@@ -168,22 +168,16 @@ pub(crate) fn words_above(from: u64, own: &Range<u64>) -> u64 {
     let bytes = if own.contains(&from) {
         (own.end - from).min((from - own.start) / 2).min(MOST)
     } else {
-        mapped_from(from, MOST_ELSEWHERE)
+        readable_from(from, MOST_ELSEWHERE)
     };
     bytes / 8
 }
 
-/// How many bytes from `from` on are mapped, up to `most`.
-fn mapped_from(from: u64, most: u64) -> u64 {
+/// How many bytes from `from` on can be read, up to `most`.
+fn readable_from(from: u64, most: u64) -> u64 {
     const PAGE: u64 = 4096;
-    let _errno = crate::errno::KeepErrno::new();
     let mut end = from.next_multiple_of(PAGE);
-    let is_there = |page: u64| {
-        let mut resident = 0u8;
-        // SAFETY: only asks, for one page.
-        !sandbox::is_on() && unsafe { libc::mincore(page as *mut libc::c_void, 1, &raw mut resident) } == 0
-    };
-    while end - from < most && is_there(end) {
+    while end - from < most && !sandbox::is_on() && crate::arch::is_readable(end) {
         end += PAGE;
     }
     (end - from).min(most)

@@ -5,7 +5,7 @@
  *
  * Events:
  *   callback_enter/exit  each function with a number of words: 2 times, on both stacks, or once, where there are 8750;
- *                        host_aligned, host_picks, host_outer: 2 times; host_adds: 4, at the top of a stack, too;
+ *                        host_aligned, host_picks, host_outer: 2 times; host_adds: 6, at the top of a stack, too;
  *                        how return; stack the function, then its caller in lib.c, ..., main or on_small_stack
  */
 #include "wide.h"

@@ -86,19 +86,20 @@ EXPORT void c_wide_on_small_stack(void)
 static ucontext_t here, there;
 static long added;
 
+/* Little is on the stack: what a tracer copies for any function goes beyond its end. */
 static void at_the_top(void)
 {
     added += host_adds(3, 1L, 2L, 3L);
     added += host_adds(8, 1L, 2L, 3L, 4L, 5L, 6L, 7L, 8L);
-    added += host_takes_31((struct many31){ { 5, [15] = 7, [30] = 9 } });
 }
 
-/* A stack that is the program's own, behind which there is nothing. */
-EXPORT void c_at_the_top(void)
+/* A stack that is the program's own, behind which there is nothing, or nothing that may be read. */
+static void at_the_top_with(void (*ends)(char *end, size_t bytes))
 {
     enum { PAGE = 4096, PAGES = 16 };
     char *stack = mmap(NULL, (PAGES + 1) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(stack != MAP_FAILED && munmap(stack + PAGES * PAGE, PAGE) == 0);
+    CHECK(stack != MAP_FAILED);
+    ends(stack + PAGES * PAGE, PAGE);
     CHECK(getcontext(&there) == 0);
     there.uc_stack.ss_sp = stack;
     there.uc_stack.ss_size = PAGES * PAGE;
@@ -107,4 +108,20 @@ EXPORT void c_at_the_top(void)
     CHECK(swapcontext(&here, &there) == 0);
     printf("at the top: %ld\n", added);
     CHECK(munmap(stack, PAGES * PAGE) == 0);
+}
+
+static void with_nothing(char *end, size_t bytes)
+{
+    CHECK(munmap(end, bytes) == 0);
+}
+
+static void with_a_guard(char *end, size_t bytes)
+{
+    CHECK(mprotect(end, bytes, PROT_NONE) == 0);
+}
+
+EXPORT void c_at_the_top(void)
+{
+    at_the_top_with(with_nothing);
+    at_the_top_with(with_a_guard);
 }

@@ -5,6 +5,7 @@ mod context;
 mod entry;
 mod gate;
 mod inside_call;
+mod readable;
 mod registrar;
 mod shell;
 mod thread_start;
@@ -18,6 +19,7 @@ pub(crate) use entry::{AROUND, INSTEAD, around_entry, caller_entry, event_entry}
 pub(crate) use gate::gate;
 pub(crate) use gate::{give_back, on_this_thread, prepare_vector_state};
 pub(crate) use inside_call::inside_call;
+pub(crate) use readable::is_readable;
 pub(crate) use registrar::{REGISTRARS, argument, number_of_registrar, registrar};
 pub(crate) use shell::shell;
 pub(crate) use thread_start::start_stub;
