@@ -47,8 +47,8 @@ static TARGETS: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
 unsafe extern "C" {
     #[link_name = "traceshim_stubs"]
     static STUB_0: [u8; 16];
-    #[link_name = "traceshim_return"]
-    static RETURN: u8;
+    #[link_name = "traceshim_trampoline_end"]
+    static END: u8;
 }
 
 // Each stub is 16 bytes, and passes its number in r11.
@@ -83,10 +83,12 @@ pub(crate) fn stub(n: u16) -> Option<u64> {
     Some(&raw const STUB_0 as u64 + u64::from(n) * 16)
 }
 
-/// Whether `address` is where a target returns to.
+/// Whether `address`, which was pushed right below a trampoline's frame, shows
+/// that the frame is in use: the trampoline's target returns there, or what it
+/// calls itself before and afterwards.
 #[inline(always)]
 pub(super) fn is_return(address: u64) -> bool {
-    address == &raw const RETURN as u64
+    (common as *const () as u64..&raw const END as u64).contains(&address)
 }
 
 /// Whether `address` is a stub's.
@@ -209,7 +211,10 @@ unsafe extern "C" fn common() {
         "lea r8d, [rdi + 2]",
         "cmp r8d, {end_words}",
         "ja 29f",
-        // The callback is in progress.
+        // The callback is in progress. A signal handler that comes before the
+        // call finds what the call will push.
+        "lea rax, [rip + traceshim_return]",
+        "mov [rsp - 8], rax",
         "mov [rdx + {shadow}], rbp",
         "mov rax, [rbp + 8]",
         "shl rax, 16",
@@ -379,6 +384,9 @@ unsafe extern "C" fn common() {
         "leave",
         ".cfi_def_cfa rsp, 8",
         "ret",
+        ".globl traceshim_trampoline_end",
+        ".hidden traceshim_trampoline_end",
+        "traceshim_trampoline_end:",
         ".cfi_endproc",
         frame = const FRAME,
         words = const COPIED,
