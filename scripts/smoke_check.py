@@ -303,13 +303,14 @@ def hand_over(check):
 
 
 def inline(check):
-    once = ("short", "relative", "tail", "call", "far_call")
+    once = ("short", "relative", "tail", "far_call")
     check.callbacks({
-        "patched_plain": {"return": 3},
+        "patched_plain": {"return": 4},
+        "patched_call": {"return": 2},
         "patched_recursive": {"return": 4},
         "patched_jumped": {"unwound": 5},
         "patched_on_threads": {"return": 4000},
-        "patched_branch": {"return": 2},
+        "patched_branch": {"return": 3},
         "patched_ret": {"return": 2},
         "patched_many": {"return": 3},
         "patched_loop_count": {"return": 2},
@@ -320,7 +321,16 @@ def inline(check):
     callers = {"patched_plain": ["keeps_values", "main"], "patched_many": ["calls_many", "main"]}
     callers |= {f"patched_{name}": ["main"] for name in ("short", "ret", "relative", "branch", "jumped")}
     for function, frames in callers.items():
-        check.stack(f"callback_enter {function}", check.of("callback_enter", function=function)[0], function, *frames)
+        entered = check.of("callback_enter", function=function)
+        entered = [event for event in entered if "step" not in (frame.get("symbol") for frame in event["stack"])]
+        check.stack(f"callback_enter {function}", entered[0], function, *frames)
+    steps = check.of("log", category="step")
+    check.expect("statuses at every step", {event["stack_status"] for event in steps}, wanted={"complete"})
+    # A handler, what called it, and what it interrupted: where a function's first instructions were moved, it is there.
+    interrupted = collections.Counter(" < ".join(bare(frame.get("symbol")) for frame in event["stack"][2:5]) for event in steps)
+    for function, least in (("plain", 5), ("branch", 5), ("call", 5)):
+        found = interrupted[f"patched_{function} < step < main"]
+        check.expect(f"steps of patched_{function}", found, holds=found >= least)
     stacks = {key: count for key, count in check.tops("callback_enter", 2).items() if "on_threads" in key[0]}
     check.expect("stacks on threads", stacks, wanted={("patched_on_threads < on_thread", "complete"): 4000})
 

@@ -324,7 +324,14 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
     });
     let addresses = patch::addresses(registry, &traced.collect::<Vec<_>>());
     let is_new = |module: &Loaded| !module.hooked && ready.is(module);
-    patch::entries(tracer, registry, &is_new, &addresses.taken);
+    let moved = patch::entries(tracer, registry, &is_new, &addresses.taken);
+    let any = moved.iter().any(|(_, moved)| !moved.is_empty());
+    for (n, moved) in moved {
+        registry.modules.get_mut(n).into_iter().for_each(|module| module.moved.extend(&moved));
+    }
+    if any {
+        registry.publish();
+    }
     for module in registry.modules.iter_mut().filter(|module| ready.is(module)) {
         module.hooked = true;
     }

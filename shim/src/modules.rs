@@ -206,7 +206,9 @@ impl Registry {
         let previous = SET.load(Ordering::Acquire);
         // SAFETY: only this function frees sets, and the registry is locked.
         let previous_set = unsafe { previous.as_ref() };
-        let set = Box::into_raw(Box::new(ModuleSet::replacing(descs, self.generation, previous_set)));
+        let moved = self.modules.iter().flat_map(|module| module.moved.iter().copied()).collect();
+        let set = ModuleSet::replacing(descs, self.generation, previous_set).with_moved(moved);
+        let set = Box::into_raw(Box::new(set));
         SET.store(set, Ordering::SeqCst);
         GENERATION.store(self.generation, Ordering::SeqCst);
         forget_callers();

@@ -14,13 +14,20 @@
  *     patched_call          calls before a jump has room, by distance; patched_far_call through memory
  *     patched_tail          is nothing but a jump to patched_plain
  *     patched_many          three times, with more arguments than registers, on a stack that is not aligned
+ *   log                     "step", at every instruction of a call of patched_plain, patched_branch and patched_call, but for
+ *                         those inside the tracer: a complete stack, of this function or of what it calls, its caller
+ *                         step and main
  *   nothing for the others, and a line in the log for each: refused_back jumps back to its first instructions,
  *   refused_start to its start, refused_call begins with a short call, refused_double has another symbol among its first
  *   instructions, refused_close is shorter than a jump with another function behind it.
  */
+#define _GNU_SOURCE
 #include "fixture.h"
+#include "traceshim.h"
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
+#include <ucontext.h>
 
 #define CODE(name, body)                                                                                               \
     long name(long x);                                                                                                 \
@@ -116,8 +123,33 @@ FRAME void keeps_values(volatile long *values)
            i, j, k, l, u, v, w, x, y, z, sum);
 }
 
+static volatile sig_atomic_t stepping;
+
+/* One instruction after the other, wherever they are: the processor traps after each as long as the flag is set. */
+FRAME void on_step(int signal, siginfo_t *info, void *context)
+{
+    const greg_t trap = 1 << 8;
+    greg_t *flags = &((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL];
+    (void)signal, (void)info;
+    *flags = stepping ? *flags | trap : *flags & ~trap;
+    if (stepping)
+        traceshim_log("step", "");
+}
+
+FRAME long step(long (*function)(long), long x)
+{
+    stepping = 1;
+    raise(SIGTRAP);
+    long result = function(x);
+    stepping = 0;
+    return result;
+}
+
 int main(void)
 {
+    struct sigaction action = { .sa_sigaction = on_step, .sa_flags = SA_SIGINFO };
+    CHECK(sigaction(SIGTRAP, &action, NULL) == 0);
+    printf("steps %ld %ld %ld\n", step(patched_plain, 2), step(patched_branch, 3), step(patched_call, 0));
     volatile long values[12];
     for (int i = 0; i < 12; i++)
         values[i] = i + 1;

@@ -12,7 +12,7 @@ use traceshim_ring::choice::{INTERPRETER, file_name};
 use traceshim_ring::env::Config;
 use traceshim_ring::layout::Ref;
 use traceshim_ring::stamp::FileStamp;
-use traceshim_unwind::{FramePointers, ModuleDesc, sections_of};
+use traceshim_unwind::{FramePointers, ModuleDesc, Moved, sections_of};
 
 const PAGE: u64 = 4096;
 
@@ -38,6 +38,8 @@ pub(crate) struct Loaded {
     pub(crate) entry: Ref,
     /// Whether its slots have been looked through.
     pub(crate) hooked: bool,
+    /// The first instructions of its functions whose entries are patched.
+    pub(crate) moved: Vec<Moved>,
     pub(super) desc: ModuleDesc,
 }
 
@@ -140,6 +142,7 @@ impl Loaded {
             from_start,
             entry: 0,
             hooked: false,
+            moved: Vec::new(),
             desc,
         }
     }

@@ -20,6 +20,7 @@ use iced_x86::{
 use std::io::Error;
 use std::mem::offset_of;
 use std::ops::Range;
+use traceshim_unwind::Moved;
 
 const CELL: u64 = 256;
 const THUNK: u64 = 64;
@@ -30,6 +31,8 @@ const REACH: u64 = 1 << 30;
 const STEP: u64 = 1 << 21;
 const GAP: u64 = 1 << 16;
 const PAGE: u64 = 4096;
+/// In no module.
+const NOWHERE: u64 = 0;
 
 /// Which calls of a patched function go through its trampoline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,10 +75,12 @@ pub(super) struct Island {
 }
 
 /// Where a patched function's entry goes on, and its trampoline.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Cell {
     pub(super) thunk: u64,
     pub(super) copy: u64,
+    /// What of it stands for what is elsewhere.
+    pub(super) moved: Vec<Moved>,
 }
 
 impl Island {
@@ -107,11 +112,18 @@ impl Island {
         calls: &Calls,
     ) -> Result<Cell, Refusal> {
         let at = self.start + n as u64 * CELL;
-        let cell = Cell { thunk: at + THUNK, copy: at + COPY };
-        let moved = moved(at, prologue).map_err(unmovable)?;
-        let thunk = thunk(at, calls).map_err(unmovable)?;
-        let (thunk, moved) = (encode(&thunk, cell.thunk)?, encode(&moved, cell.copy)?);
-        if thunk.len() as u64 > COPY - THUNK || moved.len() as u64 > CELL - COPY {
+        let mut cell = Cell { thunk: at + THUNK, copy: at + COPY, moved: Vec::new() };
+        let thunk = encode(&thunk(at, calls).map_err(unmovable)?, cell.thunk)?;
+        // There the stack is as at the function's entry.
+        cell.moved.push(Moved { from: prologue.address(), to: cell.thunk, bytes: thunk.len() as u64 });
+        let mut copy = Vec::new();
+        for (from, instruction) in moved(at, prologue).map_err(unmovable)? {
+            let to = cell.copy + copy.len() as u64;
+            let bytes = encode(&[instruction], to)?;
+            cell.moved.push(Moved { from, to, bytes: bytes.len() as u64 });
+            copy.extend(bytes);
+        }
+        if thunk.len() as u64 > COPY - THUNK || copy.len() as u64 > CELL - COPY {
             return Err(Refusal::Unmovable);
         }
         let (next, code, [own, other]) = match calls {
@@ -131,7 +143,7 @@ impl Island {
         ];
         self.write(at, words.map(u64::to_le_bytes).as_flattened());
         self.write(cell.thunk, &thunk);
-        self.write(cell.copy, &moved);
+        self.write(cell.copy, &copy);
         Ok(cell)
     }
 
@@ -186,31 +198,40 @@ fn map_at(at: u64, bytes: usize) -> Result<Option<u64>, Error> {
     Ok(Some(at))
 }
 
-/// A function's first instructions, as they are where they are moved to.
-fn moved(cell: u64, prologue: &Prologue) -> Result<Vec<Instruction>, IcedError> {
-    let mut moved = vec![Instruction::with(Code::Endbr64)];
-    moved.extend(prologue.instructions.iter().copied().map(|mut instruction| {
-        // Else an operand that means the address of one of these instructions, as
-        // in `lea rcx, [rip - 7]`, would be that of the copy.
-        instruction.set_ip(0);
-        instruction
-    }));
+/// A function's first instructions, as they are where they are moved to, each
+/// with the place at which the stack is the same as here.
+fn moved(cell: u64, prologue: &Prologue) -> Result<Vec<(u64, Instruction)>, IcedError> {
+    let without_place = |&instruction: &Instruction| {
+        // One may refer to another of them, as code of the large model does to
+        // the function itself: it means where that was, not where it is moved to.
+        let mut moved = instruction;
+        moved.set_ip(0);
+        (instruction.ip(), moved)
+    };
+    let mut moved = vec![(prologue.address(), Instruction::with(Code::Endbr64))];
+    moved.extend(prologue.instructions.iter().map(without_place));
     let (Some(rest), Some(&last)) = (prologue.rest, prologue.instructions.last()) else { return Ok(moved) };
     let is_call = matches!(last.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
     if !is_call {
-        moved.push(Instruction::with_branch(Code::Jmp_rel32_64, rest)?);
+        moved.push((rest, Instruction::with_branch(Code::Jmp_rel32_64, rest)?));
         return Ok(moved);
     }
     // A call returns to where it would have.
     moved.pop();
-    let back = (cell + offset_of!(Words, back) as u64) as i64;
-    moved.push(Instruction::with1(Code::Push_rm64, MemoryOperand::with_base_displ(Register::RIP, back))?);
+    let back = MemoryOperand::with_base_displ(Register::RIP, (cell + offset_of!(Words, back) as u64) as i64);
+    moved.push((last.ip(), Instruction::with1(Code::Push_rm64, back)?));
     moved.push(match last.code() {
-        Code::Call_rel32_64 => Instruction::with_branch(Code::Jmp_rel32_64, last.near_branch_target())?,
+        // As at the other function's entry.
+        Code::Call_rel32_64 => {
+            let to = last.near_branch_target();
+            (to, Instruction::with_branch(Code::Jmp_rel32_64, to)?)
+        }
+        // Where that is isn't known here: a signal that comes now finds no stack.
         _ => {
             let mut jump = last;
             jump.set_code(Code::Jmp_rm64);
-            jump
+            jump.set_ip(0);
+            (NOWHERE, jump)
         }
     });
     Ok(moved)
@@ -260,20 +281,20 @@ fn encode(instructions: &[Instruction], at: u64) -> Result<Vec<u8>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::prologue;
     use super::*;
+    use crate::patch::prologue::judge;
     use iced_x86::{Decoder, DecoderOptions};
 
+    /// lea rcx, [rip - 7]; ret: the function's own address, wherever it stands.
     #[test]
-    fn an_address_of_the_function_itself_stays_what_it_was() {
-        // lea rcx, [rip - 7]; movabs rax, 0x2e44; add rax, rcx; ret
-        let code = [0x48, 0x8d, 0x0d, 0xf9, 0xff, 0xff, 0xff, 0x48, 0xb8, 0x44, 0x2e, 0, 0, 0, 0, 0, 0];
-        let code = [&code[..], &[0x48, 0x01, 0xc8, 0xc3]].concat();
-        let prologue = prologue::judge(0x5000_0000, &code, &[0xcc; 16], &[]).unwrap();
-        let copy = encode(&moved(0x4000_0000, &prologue).unwrap(), 0x4000_0100).unwrap();
-        let decoded: Vec<_> =
-            Decoder::with_ip(64, &copy, 0x4000_0100, DecoderOptions::NONE).into_iter().collect();
-        assert_eq!(decoded[1].ip_rel_memory_address(), 0x5000_0000);
-        assert_eq!(decoded[2].near_branch_target(), 0x5000_0007);
+    fn what_moves_means_the_place_where_it_was() {
+        let prologue = judge(0x10000, &[0x48, 0x8d, 0x0d, 0xf9, 0xff, 0xff, 0xff, 0xc3], &[], &[]).unwrap();
+        let at = 0x2_0080;
+        let moved: Vec<Instruction> = moved(0x2_0000, &prologue).unwrap().iter().map(|(_, i)| *i).collect();
+        let bytes = encode(&moved, at).unwrap();
+        let code = Decoder::with_ip(64, &bytes, at, DecoderOptions::NONE).into_iter();
+        let means: Vec<u64> =
+            code.filter(|i| i.is_ip_rel_memory_operand()).map(|i| i.ip_rel_memory_address()).collect();
+        assert_eq!(means, [0x10000]);
     }
 }

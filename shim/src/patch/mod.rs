@@ -30,6 +30,7 @@ use std::path::Path;
 use text::Text;
 pub(crate) use text::code_from;
 use traceshim_ring::choice;
+use traceshim_unwind::Moved;
 
 /// Names of functions that can't be called from another frame: the process
 /// starts there, or they return to their caller's frame later.
@@ -73,13 +74,14 @@ struct Patient<'a> {
 
 /// Patches what `TRACESHIM_CALLBACKS` names with `inline:` in those host modules
 /// that are new, and the functions at `taken`, whose addresses are used by C
-/// code, in any.
+/// code, in any. Returns which instructions of which module were moved.
 pub(crate) fn entries(
     tracer: &Tracer,
     registry: &Registry,
     is_new: &dyn Fn(&Loaded) -> bool,
     taken: &[Taken],
-) {
+) -> Vec<(usize, Vec<Moved>)> {
+    let mut all = Vec::new();
     let wants_inline = !tracer.config.callbacks.inline.is_empty();
     for (n, module) in registry.modules.iter().enumerate() {
         let inline = wants_inline && module.kind == Kind::Host && is_new(module);
@@ -90,13 +92,17 @@ pub(crate) fn entries(
         }
         let path =
             if n == 0 { Path::new("/proc/self/exe") } else { Path::new(OsStr::from_bytes(&module.path)) };
-        if let Err(why) = patch(tracer, registry, module, path, &taken, inline) {
-            if inline {
-                say::error(format_args!("{}: no entry is patched: {why}", path.display()));
+        match patch(tracer, registry, module, path, &taken, inline) {
+            Ok(moved) => all.push((n, moved)),
+            Err(why) => {
+                if inline {
+                    say::error(format_args!("{}: no entry is patched: {why}", path.display()));
+                }
+                taken.iter().for_each(|(_, name)| stays_hooked(name, &why));
             }
-            taken.iter().for_each(|(_, name)| stays_hooked(name, &why));
         }
     }
+    all
 }
 
 fn patch(
@@ -106,7 +112,7 @@ fn patch(
     path: &Path,
     taken: &[Taken],
     inline: bool,
-) -> Result<(), Refusal> {
+) -> Result<Vec<Moved>, Refusal> {
     if !text::is_only_thread() {
         return Err(Refusal::OtherThreads);
     }
@@ -121,8 +127,7 @@ fn patch(
     for (_, name) in taken.iter().filter(|(at, _)| !wishes.iter().any(|wish| wish.avma == *at)) {
         stays_hooked(name, &Refusal::NoSymbol);
     }
-    patient.grant(&wishes);
-    Ok(())
+    Ok(patient.grant(&wishes))
 }
 
 impl<'a> Patient<'a> {
@@ -154,8 +159,9 @@ impl<'a> Patient<'a> {
         wishes
     }
 
-    /// Patches what can be, and says of the rest why not.
-    fn grant(&self, wishes: &[Wish<'_>]) {
+    /// Patches what can be, and says of the rest why not. Returns what was moved.
+    fn grant(&self, wishes: &[Wish<'_>]) -> Vec<Moved> {
+        let mut moved = Vec::new();
         let mut refused = 0;
         let mut refuse = |wish: &Wish<'_>, why: &Refusal| {
             let name = wish.function.name.escape_ascii();
@@ -178,8 +184,9 @@ impl<'a> Patient<'a> {
         match self.put_all(&judged) {
             Ok(results) => {
                 for ((wish, _), result) in judged.iter().zip(results) {
-                    if let Err(why) = result {
-                        refuse(wish, &why);
+                    match result {
+                        Ok(of_one) => moved.extend(of_one),
+                        Err(why) => refuse(wish, &why),
                     }
                 }
             }
@@ -190,6 +197,7 @@ impl<'a> Patient<'a> {
                 "inline: {refused} functions that match can't be patched; TRACESHIM_LOG=info names them and the reasons"
             ));
         }
+        moved
     }
 
     /// Looks at a function, and says why not where it can't be patched.
@@ -222,7 +230,7 @@ impl<'a> Patient<'a> {
     }
 
     /// Makes what the patched entries lead to, and patches each.
-    fn put_all(&self, judged: &[(&Wish<'_>, Prologue)]) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+    fn put_all(&self, judged: &[(&Wish<'_>, Prologue)]) -> Result<Vec<Result<Vec<Moved>, Refusal>>, Refusal> {
         if judged.is_empty() {
             return Ok(Vec::new());
         }
@@ -247,7 +255,7 @@ impl<'a> Patient<'a> {
         wish: &Wish<'_>,
         prologue: &Prologue,
         cell: island::Cell,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<Moved>, Refusal> {
         let takes = arguments::reach_of(self.registry, wish.avma);
         callbacks::set_patched(wish.avma, cell.copy, self.module.entry, takes);
         text.jump(prologue, cell.thunk).map_err(|error| {
@@ -255,7 +263,7 @@ impl<'a> Patient<'a> {
             Refusal::NoWriting(error)
         })?;
         say::info(format_args!("{}: its entry is patched", wish.function.name.escape_ascii()));
-        Ok(())
+        Ok(cell.moved)
     }
 }
 

@@ -16,7 +16,6 @@ const ALIGNMENT: u64 = 16;
 pub(super) struct Prologue {
     /// Where the jump is written: the function's entry, or behind its `endbr64`.
     pub(super) at: u64,
-    /// Where the function begins.
     address: u64,
     /// Where the rest of the function goes on; nowhere, where all of it moves.
     pub(super) rest: Option<u64>,
@@ -24,6 +23,11 @@ pub(super) struct Prologue {
 }
 
 impl Prologue {
+    /// Where the function begins.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
     /// What isn't there any more where the function was: its first instructions,
     /// or as much as the jump takes.
     pub(super) fn gone(&self) -> Range<u64> {

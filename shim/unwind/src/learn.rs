@@ -112,6 +112,9 @@ impl Learned {
         let first = trace.reads();
         found.step(m, &Traced::new(mem, trace))?;
         trace.evaluated(first);
+        if m.exact {
+            m.ip = set.origin(m.ip);
+        }
         Ok(())
     }
 }

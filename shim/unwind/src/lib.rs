@@ -54,6 +54,6 @@ pub use frame_pointers::FramePointers;
 pub use machine::Regs;
 pub use memo::Kind;
 pub use memory::{StackArray, StackBounds, StackMemory};
-pub use module::{Module, ModuleDesc, ModuleSet, Section};
+pub use module::{Module, ModuleDesc, ModuleSet, Moved, Section};
 pub use sections::{UnwindSections, sections_of};
 pub use traceshim_ring::stack::{FRAME_EXACT, StackStatus, Unwinder};

@@ -60,6 +60,18 @@ pub struct ModuleDesc {
     pub frame_pointers: FramePointers,
 }
 
+/// An instruction that was moved, or code that stands at another's place: where
+/// a signal interrupts it, the stack is as at that place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Where it was.
+    pub from: u64,
+    /// Where it is.
+    pub to: u64,
+    /// How many bytes it has there.
+    pub bytes: u64,
+}
+
 /// A module of a [`ModuleSet`].
 #[derive(Debug)]
 pub struct Module {
@@ -108,6 +120,8 @@ pub struct ModuleSet {
     /// Sorted by `avma_start`.
     modules: Vec<Module>,
     hidden: Vec<(u64, u64)>,
+    /// Sorted; see [`ModuleSet::with_moved`].
+    moved: Vec<Moved>,
     generation: u64,
     pub(crate) stepper: Stepper,
 }
@@ -139,7 +153,22 @@ impl ModuleSet {
                 Module { since: old.map_or(generation, |old| old.since), desc }
             })
             .collect();
-        ModuleSet { modules, hidden, generation, stepper }
+        ModuleSet { modules, hidden, moved: Vec::new(), generation, stepper }
+    }
+
+    /// With instructions that were moved out of their modules.
+    pub fn with_moved(mut self, mut moved: Vec<Moved>) -> Self {
+        moved.sort_unstable_by_key(|moved| moved.to);
+        self.moved = moved;
+        self
+    }
+
+    /// Where the instruction at `ip` was before it was moved: its frame is what
+    /// is described there. Else `ip`.
+    pub(crate) fn origin(&self, ip: u64) -> u64 {
+        let after = self.moved.partition_point(|moved| moved.to <= ip);
+        let moved = after.checked_sub(1).and_then(|n| self.moved.get(n));
+        moved.filter(|moved| ip - moved.to < moved.bytes).map_or(ip, |moved| moved.from)
     }
 
     /// The number given when the set was made.
