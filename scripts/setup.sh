@@ -10,7 +10,7 @@ required=(
     gcc:gcc g++:g++ ld:binutils git:git python3:python3
 )
 for_tests=(
-    clang:clang ld.lld:lld gdb:gdb strace:strace shellcheck:shellcheck
+    clang:clang ld.lld:lld mold:mold gdb:gdb strace:strace shellcheck:shellcheck
     xz:xz-utils zstd:zstd redis-server:redis-server redis-benchmark:redis-tools
     dwz:dwz llvm-symbolizer:llvm /usr/lib/x86_64-linux-gnu/libunwind.so.8:libunwind8
     musl-gcc:musl-tools

@@ -345,7 +345,7 @@ all=(
     loader opener shapes versions churn
     early spin
     signals stacks ends limits sandbox leaks
-    debugger killed fails_open
+    debugger flags killed fails_open
 )
 ((${#rest[@]} > 0)) || rest=("${all[@]}")
 for fixture in "${rest[@]}"; do
@@ -363,6 +363,7 @@ for fixture in "${rest[@]}"; do
         [[ $fixture != wide ]] || { takes_what_there_is O2-fp && takes_what_there_is O0-nofp; }
         ;;
     killed | fails_open | patched | debugger) "$fixture" ;;
+    flags) report "other compilers, linkers and flags" scripts/flags.sh --no-build ;;
     opener)
         everything_in opener O2-fp O0-nofp
         says_what_is_apart
