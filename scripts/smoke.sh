@@ -106,6 +106,8 @@ patched() {
     # Not host_waits, which the host calls, too.
     more_options=(--callbacks 'auto,inline:host_plain,inline:host_jumps,inline:host_nests,inline:host_exits')
     check unwind-ways O2-fp auto
+    more_options=(--callbacks 'auto,inline:host_sandbox')
+    check sandbox O2-fp auto
     more_options=()
 }
 
@@ -154,7 +156,7 @@ same_run() {
 
 # check FIXTURE FLAGSET UNWINDER: records, and compares with the expectations.
 check() {
-    local dump=$scratch/dump.json
+    local dump=$scratch/dump.json stats=$scratch/stats.json
     title "$1, $2, $3"
     record "$1" "$2" "$3"
     # Stacks by the hundred thousand: their innermost frames do.
@@ -164,8 +166,9 @@ check() {
         failed+=("$1 $2 $3: dump")
         return
     fi
+    "$collector" stats --no-symbols --format json "$(trace_of "$1" "$2" "$3")" >"$stats" || failed+=("$1 $2 $3: stats")
     expectations=$((expectations + 1))
-    python3 scripts/smoke_check.py "$1" "$2" "$3" "$dump" || failed+=("$1 $2 $3")
+    python3 scripts/smoke_check.py "$1" "$2" "$3" "$dump" "$stats" || failed+=("$1 $2 $3")
 }
 
 # The founding check: one program, two unwinders, the same stacks.
@@ -344,7 +347,7 @@ all=(
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin
-    signals stacks ends limits sandbox leaks
+    signals stacks ends limits sandbox filters leaks
     debugger flags killed fails_open
 )
 ((${#rest[@]} > 0)) || rest=("${all[@]}")
@@ -377,6 +380,8 @@ for fixture in "${rest[@]}"; do
         denied
         ;;
     annotate) everything_in annotate O0-fp O2-nofp O2-fp-nopie ;;
+    # Thousands of processes, which no flag makes different.
+    filters) everything_in filters O2-fp ;;
     *) everything_in "$fixture" O2-fp O0-nofp ;;
     esac
 done

@@ -250,6 +250,7 @@ pub const FIXTURES: &[Fixture] = &[
     plain("ends"),
     plain("limits"),
     plain("sandbox"),
+    plain("filters"),
     plain("leaks"),
     plain("spin"),
 ];

@@ -186,6 +186,32 @@ fn a_program_with_raised_privileges_is_left_alone() {
     assert_eq!(names(&place).len(), 1);
 }
 
+/// A server that gives up its rights: its workers have no access to where its own
+/// ring is. In a directory that lets them make files they are traced.
+#[test]
+fn workers_of_another_user_are_untraced_and_that_is_said_once() {
+    let Some((dir, shim, _)) = stage() else { return };
+    let (server, source) = (dir.path().join("server"), dir.path().join("server.c"));
+    let text = format!(
+        "#include <pthread.h>\n#include <stdio.h>\n#include <sys/wait.h>\n#include <unistd.h>\n\
+         static void *run(void *a) {{ return a; }}\n\
+         static void work(void) {{ pthread_t t; pthread_create(&t, 0, run, 0); pthread_join(t, 0); }}\n\
+         int main(void) {{ work(); if (setgid({OTHER}) || setuid({OTHER})) return 1;\n\
+         for (int i = 0; i < 3; i++) {{ if (fork() == 0) {{ work(); _exit(0); }} wait(0); }}\n\
+         puts(\"done\"); return 0; }}\n"
+    );
+    std::fs::write(&source, text).unwrap();
+    let compiled = Command::new("cc").arg("-o").args([&server, &source]).status().unwrap();
+    assert!(compiled.success());
+    let script = format!("LD_PRELOAD=$SHIM exec {}", server.display());
+    for (name, mode, said, rings) in [("private", 0o700, "Permission denied", 1), ("shared", 0o1777, "", 4)] {
+        let place = made_dir(dir.path(), name, mode, 0);
+        let (output, stderr) = run_as(0, &shim, &[("TRACESHIM_DIR", &place)], &script);
+        assert_ran(&output, &stderr, said);
+        assert_eq!(names(&place).len(), rings, "{name}");
+    }
+}
+
 #[test]
 fn rings_of_others_are_neither_read_unasked_nor_taken() {
     let Some((dir, _, _)) = stage() else { return };

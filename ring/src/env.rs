@@ -118,6 +118,16 @@ pub const VARIABLES: &[Variable] = &[
         set: |config, value| choose(&mut config.follow, value, &[("0", false), ("1", true)]),
     },
     Variable {
+        name: "TRACESHIM_SECCOMP",
+        option: None,
+        default: "auto",
+        allowed: "'auto' or 'try'",
+        help: "whether a filter of which nothing is known is tried out in a child process",
+        set: |config, value| {
+            choose(&mut config.filtered, value, &[("auto", Filtered::Auto), ("try", Filtered::Try)])
+        },
+    },
+    Variable {
         name: "TRACESHIM_LOG",
         option: None,
         default: "error",
@@ -165,6 +175,15 @@ pub enum LogLevel {
     Error,
     /// What it does, too.
     Info,
+}
+
+/// What is done about a seccomp filter that was there before the program began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filtered {
+    /// It is tried out where something shows that it lets processes be made.
+    Auto,
+    /// It is tried out.
+    Try,
 }
 
 /// Which functions of the host are hooked.
@@ -230,6 +249,8 @@ pub struct Config {
     pub overflow: Overflow,
     /// Whether children are traced.
     pub follow: bool,
+    /// See [`Filtered`].
+    pub filtered: Filtered,
     /// What the shim prints.
     pub log: LogLevel,
 }
@@ -247,6 +268,7 @@ impl Default for Config {
             ring_bytes: 16 << 20,
             overflow: Overflow::Drop,
             follow: true,
+            filtered: Filtered::Auto,
             log: LogLevel::Error,
         }
     }

@@ -199,6 +199,27 @@ impl RingMap {
     }
 }
 
+impl RingMap {
+    /// Gives all memory of a ring made by [`RingMap::create`] back.
+    ///
+    /// # Safety
+    /// Nobody uses a view of it, now or later.
+    pub unsafe fn unmap(&self) {
+        for words in [self.words, self.index] {
+            // SAFETY: a mapping of ours, of which the caller is the last user.
+            unsafe { libc::munmap(words.as_ptr().cast_mut().cast(), size_of_val(words)) };
+        }
+    }
+
+    /// Lets the memory be paged out where the process keeps all of its own from it.
+    pub fn unlock(&self) {
+        for words in [self.words, self.index] {
+            // SAFETY: a mapping of ours, whose content stays.
+            unsafe { libc::munlock(words.as_ptr().cast(), size_of_val(words)) };
+        }
+    }
+}
+
 impl Drop for RingMap {
     fn drop(&mut self) {
         // The words must not outlive their mapping.

@@ -70,6 +70,21 @@ pub fn ring_name(exe: &[u8], pid: u32, nth: u32) -> OsString {
     OsString::from_vec(name)
 }
 
+/// What the names begin with of files by which a process says to the program that
+/// it executes that its seccomp filters allow what tracing takes.
+const VOUCH_PREFIX: &str = ".seccomp.";
+
+/// The name of such a file: of a process by its id and the time of its start,
+/// and with how many filters.
+pub fn vouch_name(pid: u32, start: u64, filters: u32) -> String {
+    format!("{VOUCH_PREFIX}{pid}.{start}.{filters}")
+}
+
+/// Whether a file of this name is nothing but such a word.
+pub fn is_vouch_name(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(VOUCH_PREFIX.as_bytes())
+}
+
 /// Whether a file of this name may be a ring.
 pub fn is_ring_name(name: &OsStr) -> bool {
     name.as_bytes().ends_with(RING_SUFFIX.as_bytes())
@@ -128,6 +143,7 @@ mod tests {
     fn names() {
         assert_eq!(ring_name(b"app", 12, 0), "app.12.ring");
         assert_eq!(ring_name(b"app", 12, 3), "app.12.3.ring");
+        assert!(is_vouch_name(vouch_name(12, 34, 1).as_ref()) && !is_vouch_name("app.12.ring".as_ref()));
         assert!(ring_name(&[b'x'; 300], u32::MAX, u32::MAX).len() <= 255);
         assert_eq!(default_dir(Some("/run/u".into()), 5), Path::new("/run/u/traceshim"));
         assert_eq!(default_dir(Some("".into()), 5), Path::new("/tmp/traceshim-5"));

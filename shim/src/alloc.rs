@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 use crate::errno::KeepErrno;
+use crate::sandbox::{self, Call};
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
@@ -52,19 +53,37 @@ fn class(layout: Layout) -> u32 {
     usize::BITS - (bytes - 1).leading_zeros()
 }
 
-/// What is left where the system gives nothing more. Never given back.
+/// What is left where the system gives nothing more.
 #[repr(align(4096))]
 struct Reserve {
     bytes: UnsafeCell<[u8; RESERVE_BYTES]>,
     used: AtomicUsize,
+    /// How many bytes of it were given back.
+    cut: AtomicUsize,
+}
+
+/// Keeps no more than so many bytes (whole pages) for when there is no memory.
+/// Called while there is one thread only.
+pub(crate) fn shrink_reserve(keep: usize) {
+    RESERVE.shrink(keep);
 }
 
 // SAFETY: each byte is handed out once, to one caller.
 unsafe impl Sync for Reserve {}
 
-static RESERVE: Reserve = Reserve { bytes: UnsafeCell::new([0; RESERVE_BYTES]), used: AtomicUsize::new(0) };
+// All zero, so that it takes no room in the file.
+static RESERVE: Reserve = Reserve::new();
 
 impl Reserve {
+    const fn new() -> Reserve {
+        let bytes = UnsafeCell::new([0; RESERVE_BYTES]);
+        Reserve { bytes, used: AtomicUsize::new(0), cut: AtomicUsize::new(0) }
+    }
+
+    fn end(&self) -> usize {
+        RESERVE_BYTES - self.cut.load(Ordering::Acquire)
+    }
+
     fn start(&self) -> *mut u8 {
         self.bytes.get().cast()
     }
@@ -72,11 +91,21 @@ impl Reserve {
     /// As fresh pages would be; null where there isn't so much left.
     fn take(&self, bytes: usize) -> *mut u8 {
         let bytes = bytes.checked_next_multiple_of(4096).unwrap_or(usize::MAX);
-        let fits = |used: usize| used.checked_add(bytes).filter(|&end| end <= RESERVE_BYTES);
+        let fits = |used: usize| used.checked_add(bytes).filter(|&end| end <= self.end());
         match self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits) {
             Ok(used) => self.start().wrapping_add(used),
             Err(_) => null_mut(),
         }
+    }
+
+    /// Gives back what was never taken of what lies behind the first `keep` bytes.
+    /// Nobody else is taking any.
+    fn shrink(&self, keep: usize) {
+        let end = self.end();
+        let from = self.used.load(Ordering::Acquire).max(keep).min(end);
+        self.cut.store(RESERVE_BYTES - from, Ordering::Release);
+        // SAFETY: whole pages of ours that were handed out to nobody.
+        unsafe { libc::munmap(self.start().wrapping_add(from).cast(), end - from) };
     }
 
     fn holds(&self, block: *mut u8) -> bool {
@@ -85,6 +114,9 @@ impl Reserve {
 }
 
 fn map(bytes: usize) -> *mut u8 {
+    if !sandbox::allows(&[Call::Mmap]) {
+        return from_reserve(bytes);
+    }
     let _errno = KeepErrno::new();
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: asks for fresh pages.
@@ -92,16 +124,25 @@ fn map(bytes: usize) -> *mut u8 {
     if pages != libc::MAP_FAILED {
         return pages.cast();
     }
-    let reserve = RESERVE.take(bytes);
     crate::tracer::disable(format_args!("no memory is left"));
-    reserve
+    RESERVE.take(bytes)
+}
+
+/// Where a sandbox allows no other memory: the reserve, as long as it lasts for
+/// what is going on when tracing stops.
+fn from_reserve(bytes: usize) -> *mut u8 {
+    let block = RESERVE.take(bytes);
+    if RESERVE.used.load(Ordering::Relaxed) > RESERVE.end() / 2 {
+        crate::tracer::disable(format_args!("no memory is left"));
+    }
+    block
 }
 
 impl Pages {
     /// A spinning lock: parking would allocate.
     fn lock(&self) {
         while self.locked.swap(true, Ordering::Acquire) {
-            std::thread::yield_now();
+            crate::lock::give_way();
         }
     }
 
@@ -116,7 +157,7 @@ impl Pages {
                 self.for_fork.store(true, Ordering::Relaxed);
                 return;
             }
-            std::thread::yield_now();
+            crate::lock::give_way();
         }
     }
 
@@ -192,7 +233,7 @@ unsafe impl GlobalAlloc for Pages {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let class = class(layout);
         if class > LARGEST {
-            if !RESERVE.holds(block) {
+            if !RESERVE.holds(block) && sandbox::allows(&[Call::Munmap]) {
                 // SAFETY: mapped by `alloc` with this size.
                 unsafe { libc::munmap(block.cast(), layout.size()) };
             }
@@ -237,8 +278,7 @@ mod tests {
 
     #[test]
     fn the_reserve_is_handed_out_once() {
-        static TRIED: Reserve =
-            Reserve { bytes: UnsafeCell::new([0; RESERVE_BYTES]), used: AtomicUsize::new(0) };
+        static TRIED: Reserve = Reserve::new();
         let reserve = &TRIED;
         let (first, second) = (reserve.take(1), reserve.take(100_000));
         assert!(reserve.holds(first) && (first as usize).is_multiple_of(4096));
@@ -246,5 +286,9 @@ mod tests {
         assert!(reserve.take(RESERVE_BYTES).is_null() && reserve.take(usize::MAX).is_null());
         let rest = RESERVE_BYTES - 4096 - 102_400;
         assert!(reserve.holds(reserve.take(rest)) && reserve.take(1).is_null());
+        static SHRUNK: Reserve = Reserve::new();
+        assert!(SHRUNK.holds(SHRUNK.take(4096)));
+        SHRUNK.shrink(16384);
+        assert!(SHRUNK.take(16384).is_null() && SHRUNK.holds(SHRUNK.take(12288)));
     }
 }

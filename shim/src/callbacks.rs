@@ -6,13 +6,12 @@ use crate::arguments::{self, Reach};
 use crate::block::Shadow;
 use crate::elf::{Dynamic, Import, R_JUMP_SLOT};
 use crate::errno::KeepErrno;
-use crate::hooks::sandbox;
 use crate::lock::{self, Lock};
 use crate::modules::{self, Kind, Loaded, Registry};
 use crate::recording::{Recording, inside};
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
-use crate::{loader, patch, real, registration, say, scope, slots, stack};
+use crate::{loader, patch, real, registration, sandbox, say, scope, slots, stack};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ops::Range;
@@ -224,7 +223,7 @@ impl Ready {
 /// Looks at what is loaded now, notes what changed, and hooks what is new.
 /// With a recording, the changes are events too.
 pub(crate) fn refresh(tracer: &'static Tracer, recording: Option<&mut Recording<'_>>, ready: Ready) {
-    if sandbox::is_on() {
+    if !sandbox::allows(sandbox::MODULES) {
         return;
     }
     let _errno = KeepErrno::new();

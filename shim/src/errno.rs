@@ -10,6 +10,16 @@ impl KeepErrno {
     }
 }
 
+/// The calling thread's.
+pub(crate) fn get() -> i32 {
+    *errno()
+}
+
+/// Sets the calling thread's.
+pub(crate) fn set(value: i32) {
+    *errno() = value;
+}
+
 fn errno() -> &'static mut i32 {
     // SAFETY: always succeeds.
     let place = unsafe { libc::__errno_location() };

@@ -30,6 +30,7 @@ fn prepare(recording: &mut Recording<'_>, pulse: u64, armed: u64) {
     let tracer = recording.tracer;
     // The other clock is libc's; and what frame pointers alone find isn't remembered.
     let usual = pulse != 0
+        && !recording.thread.shared
         && tracer.clock == TickClock::Tsc
         && tracer.has_recorded()
         && tracer.unwinder != UnwinderChoice::FramePointer;

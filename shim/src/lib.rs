@@ -35,6 +35,7 @@ mod patch;
 mod real;
 mod recording;
 mod registration;
+mod sandbox;
 mod say;
 mod scope;
 mod slots;

@@ -32,7 +32,7 @@ pub(crate) fn hold<T>(f: impl FnOnce(Counts) -> T) -> Option<T> {
     let mut held = Held { run: Some(f), result: None };
     let callback = callback_for(&held);
     while !enter() {
-        std::thread::yield_now();
+        crate::lock::give_way();
     }
     // SAFETY: the callback is made for this very place.
     unsafe { libc::dl_iterate_phdr(Some(callback), (&raw mut held).cast()) };
@@ -83,7 +83,7 @@ pub(crate) fn keep_free_for_fork(tries: usize) {
         if HOLDING.load(Ordering::SeqCst) == 0 {
             return;
         }
-        std::thread::yield_now();
+        crate::lock::give_way();
     }
 }
 

@@ -3,6 +3,7 @@
 //! wait for the loader's lock, whose owner may be waiting for us.
 #![allow(unsafe_code)]
 
+use crate::sandbox::{self, Call};
 use parking_lot::lock_api::{GuardSend, Mutex, RawMutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -33,8 +34,12 @@ unsafe impl RawMutex for RawLock {
             return;
         }
         while self.state.swap(WAITED_FOR, Ordering::Acquire) != FREE {
-            // SAFETY: the word is ours; no timeout.
-            unsafe { futex(&self.state, libc::FUTEX_WAIT, WAITED_FOR) };
+            if sandbox::allows(&[Call::Futex]) {
+                // SAFETY: the word is ours.
+                unsafe { futex(&self.state, libc::FUTEX_WAIT, WAITED_FOR) };
+            } else {
+                std::hint::spin_loop();
+            }
         }
     }
 
@@ -43,7 +48,7 @@ unsafe impl RawMutex for RawLock {
     }
 
     unsafe fn unlock(&self) {
-        if self.state.swap(FREE, Ordering::Release) == WAITED_FOR {
+        if self.state.swap(FREE, Ordering::Release) == WAITED_FOR && sandbox::allows(&[Call::Futex]) {
             // SAFETY: the word is ours; one thread is woken.
             unsafe { futex(&self.state, libc::FUTEX_WAKE, 1) };
         }
@@ -57,11 +62,11 @@ unsafe impl RawMutex for RawLock {
 /// # Safety
 /// `operation` is one that looks at the word and the value only.
 unsafe fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
-    let none = std::ptr::null::<libc::timespec>();
+    // Nobody wakes a waiter where a sandbox forbids it in the meantime.
+    let timeout = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    let operation = operation | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the caller's promise.
-    unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), operation | libc::FUTEX_PRIVATE_FLAG, value, none)
-    };
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, &raw const timeout) };
 }
 
 /// Before a fork: nobody else is half-way through a change. A handler that forks
@@ -75,7 +80,16 @@ pub(crate) fn lock_for_fork<T>(lock: &Lock<T>, tries: usize) {
             unsafe { lock.raw() }.for_fork.store(true, Ordering::Relaxed);
             return;
         }
+        give_way();
+    }
+}
+
+/// Lets others run for a moment.
+pub(crate) fn give_way() {
+    if sandbox::allows(&[Call::SchedYield]) {
         std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
     }
 }
 

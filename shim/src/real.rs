@@ -3,7 +3,7 @@
 
 use crate::direct;
 use crate::elf::{Dynamic, Wanted};
-use crate::hooks::{dl, leaving, process, sandbox, threads};
+use crate::hooks::{dl, leaving, memory, process, sandbox, threads};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -49,7 +49,10 @@ real_functions! {
     DLVSYM = c"dlvsym", dl::dlvsym;
     DLADDR = c"dladdr", dl::dladdr;
     DLADDR1 = c"dladdr1", dl::dladdr1;
+    MLOCKALL = c"mlockall", memory::mlockall;
     FORK = c"fork", process::fork;
+    FORK_ONLY = c"_Fork", process::_Fork;
+    CLONE = c"clone", process::clone;
     EXIT_NOW = c"_exit", process::_exit;
     EXIT_NOW_C99 = c"_Exit", process::_Exit;
     QUICK_EXIT = c"quick_exit", process::quick_exit;

@@ -79,6 +79,7 @@ impl Recording<'_> {
     #[cold]
     fn flush_reentered(&mut self) {
         self.tracer.ring.count_reentered(std::mem::take(&mut self.thread.reentered));
+        self.tracer.count_strangers();
     }
 
     /// The thread's block. The gate has made sure that there is one.

@@ -12,9 +12,9 @@ use crate::callbacks;
 use crate::lock::{self, Lock};
 use crate::modules;
 use crate::recording::inside;
-use crate::say;
 use crate::state::ThreadState;
 use crate::tracer::Tracer;
+use crate::{sandbox, say};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -127,6 +127,9 @@ fn is_callback(value: u64, taker: u64) -> bool {
 
 /// Whether the system lets code at this address be executed.
 fn is_executable(address: u64) -> bool {
+    if !sandbox::allows(sandbox::READ) {
+        return false;
+    }
     let Ok(maps) = File::open("/proc/self/maps") else { return false };
     let holds = |line: &str| {
         let (range, rest) = line.split_once(' ')?;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::errno::KeepErrno;
-use crate::hooks::sandbox;
+use crate::sandbox;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use traceshim_ring::env::LogLevel;
@@ -69,7 +69,7 @@ impl Write for Line {
 }
 
 fn say(level: LogLevel, text: fmt::Arguments<'_>) {
-    if LEVEL.load(Ordering::Relaxed) < level as u8 || sandbox::is_on() {
+    if LEVEL.load(Ordering::Relaxed) < level as u8 || !sandbox::allows(sandbox::LINE) {
         return;
     }
     let _errno = KeepErrno::new();

@@ -4,9 +4,9 @@
 
 use crate::block::Block;
 use crate::callbacks;
-use crate::hooks::sandbox;
 use crate::modules;
 use crate::recording::Recording;
+use crate::sandbox::{self, Call};
 use std::ops::Range;
 use traceshim_ring::env::UnwinderChoice;
 use traceshim_ring::record::StackRef;
@@ -123,7 +123,7 @@ fn run<M: StackMemory>(
 
 /// The end of the alternate signal stack, where `sp` is on it.
 fn alternate_stack_top(sp: u64) -> Option<u64> {
-    if sandbox::is_on() {
+    if !sandbox::allows(&[Call::Sigaltstack]) {
         return None;
     }
     let _errno = crate::errno::KeepErrno::new();
@@ -137,7 +137,7 @@ fn alternate_stack_top(sp: u64) -> Option<u64> {
 
 /// Copies words from `from` on, as far as they are mapped.
 fn copy_from_own_memory(from: u64, to: &mut [u64]) -> usize {
-    if sandbox::is_on() {
+    if !sandbox::allows(&[Call::Getpid, Call::ProcessVmReadv]) {
         return 0;
     }
     let _errno = crate::errno::KeepErrno::new();
@@ -177,7 +177,7 @@ pub(crate) fn words_above(from: u64, own: &Range<u64>) -> u64 {
 fn readable_from(from: u64, most: u64) -> u64 {
     const PAGE: u64 = 4096;
     let mut end = from.next_multiple_of(PAGE);
-    while end - from < most && !sandbox::is_on() && crate::arch::is_readable(end) {
+    while end - from < most && sandbox::allows(&[Call::RtSigprocmask]) && crate::arch::is_readable(end) {
         end += PAGE;
     }
     (end - from).min(most)

@@ -1,6 +1,7 @@
 //! What the shim knows of a thread: a few words in static TLS.
 
 use crate::block::Block;
+use std::sync::atomic::AtomicU64;
 use traceshim_ring::record::Origin;
 use traceshim_ring::ring::{Cursor, Owner};
 
@@ -41,6 +42,8 @@ pub(crate) struct ThreadState {
     pub(crate) end_rounds: u8,
     /// Whether its start routine returned.
     pub(crate) returned: bool,
+    /// Whether it has made a clone that uses this very state: see [`STRANGERS`].
+    pub(crate) shared: bool,
     pub(crate) creator: u32,
     /// Its start routine, 0 where that is not known.
     pub(crate) start_routine: u64,
@@ -53,6 +56,11 @@ pub(crate) struct ThreadState {
 
 // The space comes out of every thread's stack or static TLS.
 const _: () = assert!(size_of::<ThreadState>() <= 192);
+
+/// Events that were refused because another than the thread itself came: a clone
+/// without thread-local storage of its own uses its creator's, and so its state.
+/// Only one can write where that says.
+pub(crate) static STRANGERS: AtomicU64 = AtomicU64::new(0);
 
 impl ThreadState {
     pub(crate) fn origin(&self) -> Origin {

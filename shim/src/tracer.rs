@@ -2,25 +2,23 @@
 //! forked child.
 #![allow(unsafe_code)]
 
+mod making;
+
 use crate::callbacks::Ready;
-use crate::clock::{TickClock, nanoseconds};
+use crate::clock::TickClock;
 use crate::errno::KeepErrno;
-use crate::hooks::sandbox;
 use crate::recording::inside;
-use crate::state::ThreadState;
+use crate::sandbox::{self, Call};
+use crate::state::{STRANGERS, ThreadState};
 use crate::{arch, callbacks, environment, hooks, modules, real, registration, say};
+use making::{LITTLE_MEMORY, make, memory_limit};
 use std::ffi::{CStr, CString, OsString};
-use std::fs::{DirBuilder, Permissions};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use traceshim_ring::env::{Config, Overflow, UnwinderChoice};
+use traceshim_ring::env::{Config, UnwinderChoice};
 use traceshim_ring::layout::header;
-use traceshim_ring::mapping::{NewRing, RingMap};
+use traceshim_ring::mapping::RingMap;
 use traceshim_ring::ring::{Clock, Ring};
-use traceshim_ring::session::{check_dir, default_dir, is_of_record};
 
 /// What a process's tracing stands on. Never freed: threads may use it for as
 /// long as the process lives.
@@ -66,6 +64,12 @@ pub(crate) fn current() -> Option<&'static Tracer> {
     unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
 }
 
+/// The configuration, once it was read.
+pub(crate) fn config() -> Option<&'static Config> {
+    // SAFETY: configurations are never freed.
+    unsafe { CONFIG.load(Ordering::Acquire).as_ref() }
+}
+
 /// The pulse, and whether it is in a page of its own.
 #[inline(always)]
 fn pulse_word() -> (&'static AtomicU64, bool) {
@@ -101,7 +105,7 @@ pub(crate) fn forked() -> bool {
 /// The same, asked of the kernel.
 #[cold]
 fn is_another_process() -> bool {
-    !sandbox::is_on() && current().is_some_and(|tracer| tracer.pid != std::process::id())
+    sandbox::allows(&[Call::Getpid]) && current().is_some_and(|tracer| tracer.pid != std::process::id())
 }
 
 /// Stops tracing for good.
@@ -140,7 +144,14 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
             return Err("the program runs with raised privileges; it runs untraced".to_owned());
         }
         arch::prepare_vector_state();
-        let config = match Config::read(|name| std::env::var_os(name)) {
+        let config = Config::read(|name| std::env::var_os(name));
+        // From here on there may be others than the loader's own system calls.
+        if !sandbox::begin(config.as_ref().ok()) {
+            return Err(
+                "a seccomp filter may forbid what tracing takes; the program runs untraced".to_owned()
+            );
+        }
+        let config = match config {
             Ok(config) => config,
             Err(error) => {
                 if let Ok(Some(level)) = std::env::var_os("TRACESHIM_LOG").map(|v| level(&v)).transpose() {
@@ -153,11 +164,15 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
         if !config.follow && !is_first_of_its_kind() {
             return Ok(());
         }
+        if memory_limit() < LITTLE_MEMORY {
+            crate::alloc::shrink_reserve(1 << 20);
+        }
         let config: &'static Config = Box::leak(Box::new(config));
         CONFIG.store(std::ptr::from_ref(config).cast_mut(), Ordering::Release);
-        let Some(tracer) = make(config, "the program runs untraced") else { return Ok(()) };
+        let Some(tracer) = make(config, "the program runs untraced", || true) else { return Ok(()) };
         hooks::process::install();
         make_pulse_page();
+        make_shared_word();
         CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
         // SAFETY: called by the gate.
         unsafe { inside(thread, |recording| callbacks::refresh(tracer, Some(recording), Ready::All)) };
@@ -195,100 +210,6 @@ fn level(value: &std::ffi::OsStr) -> Result<traceshim_ring::env::LogLevel, ()> {
     read.map(|config| config.log).map_err(|_| ())
 }
 
-/// Makes the ring, and the tracer around it; or says why not, and what follows.
-fn make(config: &'static Config, what_follows: &str) -> Option<&'static Tracer> {
-    let (path, error) = match try_make(config) {
-        Ok(tracer) => return Some(tracer),
-        Err(refused) => refused,
-    };
-    // Children that are out of reach of a recording (another user, another root)
-    // or outlive it come by the dozen, and whoever started them may read what
-    // they say on standard error.
-    let out_of_reach = matches!(error.raw_os_error(), Some(libc::EACCES | libc::ENOENT));
-    let line = format_args!("{}: {error}; {what_follows}", path.display());
-    if out_of_reach && is_of_record(&path) {
-        say::info(line)
-    } else {
-        say::error(line)
-    }
-    None
-}
-
-fn try_make(config: &'static Config) -> Result<&'static Tracer, (PathBuf, std::io::Error)> {
-    let dir = session_dir(config)?;
-    let clock = TickClock::choose();
-    let exe = std::env::current_exe().unwrap_or_default();
-    let name = exe.file_name().unwrap_or_else(|| "unknown".as_ref());
-    let new = NewRing {
-        bytes: config.ring_bytes,
-        overwrite: config.overflow == Overflow::Overwrite,
-        tsc: clock == TickClock::Tsc,
-        pid: std::process::id(),
-        ppid: std::os::unix::process::parent_id(),
-        uuid: random(),
-        start_mono_ns: nanoseconds(libc::CLOCK_MONOTONIC),
-        start_real_ns: nanoseconds(libc::CLOCK_REALTIME),
-        stack_depth: config.stack_depth,
-    };
-    let map = RingMap::create(&dir, name.as_bytes(), &new).map_err(|error| (dir.clone(), error))?;
-    let ring = map.ring_static().ok_or_else(|| (dir, std::io::ErrorKind::InvalidData.into()))?;
-    let epoch = EPOCH.fetch_add(1, Ordering::AcqRel) + 1;
-    let tracer = Box::leak(Box::new(Tracer {
-        ring,
-        config,
-        clock,
-        epoch,
-        pid: new.pid,
-        stack_depth: config.stack_depth,
-        unwinder: config.unwinder,
-        map,
-        recorded: AtomicBool::new(false),
-        ended: AtomicBool::new(false),
-    }));
-    tracer.sync(0);
-    let exe = ring.string(exe.as_os_str().as_bytes());
-    tracer.set(header::EXE, u64::from(exe));
-    Ok(tracer)
-}
-
-fn random() -> [u64; 2] {
-    let mut bytes = [0u8; 16];
-    // SAFETY: the buffer is valid for its length. What is not filled in stays
-    // zero, and the time and the process id tell rings apart all the same.
-    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
-    let value = u128::from_le_bytes(bytes);
-    [value as u64, (value >> 64) as u64]
-}
-
-/// The session directory, made where it isn't there yet.
-fn session_dir(config: &Config) -> Result<PathBuf, (PathBuf, std::io::Error)> {
-    // SAFETY: always succeeds.
-    let uid = unsafe { libc::geteuid() };
-    let (dir, is_named) = match &config.dir {
-        Some(dir) => (dir.clone(), true),
-        None => (default_dir(std::env::var_os("XDG_RUNTIME_DIR"), uid), false),
-    };
-    let make = || {
-        if is_of_record(&dir) {
-            // It was there before us, or the recording is over.
-            return Ok(());
-        }
-        if is_named && let Some(parent) = dir.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-        }
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            // Whatever the umask took away.
-            Ok(()) => std::fs::set_permissions(&dir, Permissions::from_mode(0o700)),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-        }
-    };
-    match make().and_then(|()| check_dir(&dir, is_named, uid)) {
-        Ok(()) => Ok(dir),
-        Err(error) => Err((dir, error)),
-    }
-}
-
 /// Maps the pulse's page, which tells a forked child from its parent.
 fn make_pulse_page() {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -305,6 +226,26 @@ fn make_pulse_page() {
     // SAFETY: the page is mapped, aligned, and zero, which is a valid value.
     unsafe { &*pulse }.store(1, Ordering::Relaxed);
     PULSE.store(pulse, Ordering::Release);
+}
+
+/// A word that all forked children share, where there is one: whether one of
+/// them has said why it isn't traced. A server that has become another user would
+/// else say so for each of its workers.
+static FAILED: AtomicPtr<AtomicU32> = AtomicPtr::new(null_mut());
+
+fn make_shared_word() {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: asks for a fresh page.
+    let page = unsafe { libc::mmap(null_mut(), 4096, access, kind, -1, 0) };
+    if page != libc::MAP_FAILED {
+        FAILED.store(page.cast(), Ordering::Release);
+    }
+}
+
+fn is_first_to_fail() -> bool {
+    // SAFETY: the page is never unmapped, and zero at first.
+    let word = unsafe { FAILED.load(Ordering::Acquire).as_ref() };
+    word.is_none_or(|word| word.swap(1, Ordering::Relaxed) == 0)
 }
 
 /// From the next event on there is another ring.
@@ -328,22 +269,34 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
     // SAFETY: tracers are never freed. The parent's ring is not mapped here;
     // only its configuration is looked at.
     let parent = unsafe { parent.as_ref() }?;
+    if !sandbox::allows(sandbox::RING) {
+        return None;
+    }
     if parent.pid != std::process::id() {
-        if !parent.config.follow || sandbox::is_on() {
+        if !parent.config.follow {
             return None;
         }
         // SAFETY: this is the child's only thread.
-        unsafe { modules::forget_others() };
-        // SAFETY: as above.
-        unsafe { callbacks::forget_others() };
-        // SAFETY: as above.
-        unsafe { registration::forget_others() };
-        crate::alloc::PAGES.forget_others();
+        unsafe { forget_others() };
     }
-    let tracer = make(parent.config, "the forked child runs untraced")?;
+    let tracer = make(parent.config, "the forked child runs untraced, as may others", is_first_to_fail)?;
     CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
     callbacks::describe_all(tracer);
     Some(tracer)
+}
+
+/// In a forked child: locks that other threads hold are free.
+///
+/// # Safety
+/// The calling thread is the only one.
+pub(crate) unsafe fn forget_others() {
+    // SAFETY: the caller's promise.
+    unsafe { modules::forget_others() };
+    // SAFETY: as above.
+    unsafe { callbacks::forget_others() };
+    // SAFETY: as above.
+    unsafe { registration::forget_others() };
+    crate::alloc::PAGES.forget_others();
 }
 
 impl Tracer {
@@ -357,8 +310,33 @@ impl Tracer {
         self.map.reserve_all();
     }
 
+    /// See [`RingMap::unlock`].
+    pub(crate) fn unlock_ring(&self) {
+        let _errno = KeepErrno::new();
+        self.map.unlock();
+    }
+
+    /// Ends tracing, and the ring, whose memory is needed.
+    ///
+    /// # Safety
+    /// Nobody but the caller uses the tracer, and nor does that from now on.
+    pub(crate) unsafe fn give_up(&self, why: std::fmt::Arguments<'_>) {
+        self.finish();
+        disable(why);
+        // SAFETY: the caller's promise.
+        unsafe { self.map.unmap() };
+    }
+
     fn set(&self, at: usize, value: u64) {
         self.ring.set_header(at, value);
+    }
+
+    /// Takes in what [`STRANGERS`] counts.
+    pub(crate) fn count_strangers(&self) {
+        match STRANGERS.swap(0, Ordering::Relaxed) {
+            0 => {}
+            count => self.ring.count_reentered(count),
+        }
     }
 
     /// Writes pair number `n` of ticks and nanoseconds.
@@ -385,14 +363,19 @@ impl Tracer {
     /// The clean end of the process: the ring is cut to what it holds, or
     /// removed where it holds nothing. Threads may still run.
     pub(crate) fn finish(&self) {
-        if sandbox::is_on() {
+        if !sandbox::allows(sandbox::END) {
             return;
         }
         let is_ours = !forked() && self.pid == std::process::id();
+        if !is_ours && forked() {
+            // A child without a ring: it's too late to begin one.
+            CURRENT.store(null_mut(), Ordering::Release);
+        }
         if !is_ours || self.ended.swap(true, Ordering::AcqRel) {
             return;
         }
         let _errno = KeepErrno::new();
+        self.count_strangers();
         self.sync(2);
         self.set(header::END_TICKS, self.clock.now());
         self.set(header::ENDED, 1);

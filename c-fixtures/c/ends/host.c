@@ -1,7 +1,8 @@
 /* Every way in which a process ends, with threads that are in the middle of callbacks and without.
  *
  * Each case is a process (see cases.h); how it ended is the result. Events, by case: what each logs, and callbacks of
- * host_ends (depth 1) as often as it says; a process that ended by itself has an end.
+ * host_ends (depth 1) as often as it says; a process that ended by itself has an end. What is called back after that
+ * (late_writers) is lost.
  */
 #define _GNU_SOURCE
 #include "cases.h"
@@ -26,6 +27,26 @@ EXPORT void host_ends(const char *when)
 EXPORT void host_leaves(void)
 {
     leave();
+}
+
+static int late_calls, late_calls_wanted;
+
+/* Whether there are more to come, in a destructor of the library. */
+EXPORT int host_is_late(void)
+{
+    if (late_calls == late_calls_wanted) {
+        if (late_calls > 0)
+            say("late_writers: %d calls\n", late_calls);
+        return 0;
+    }
+    late_calls++;
+    return 1;
+}
+
+FRAME void late_writers(void)
+{
+    late_calls_wanted = 20000;
+    c_calls_host_ends("in time");
 }
 
 /* In bursts, for the trace's sake. */
@@ -173,6 +194,31 @@ FRAME void forked_child_exits(void)
     }
 }
 
+/* Children that call nothing back have no ring, and leave their parent's alone. */
+FRAME void quiet_children(void)
+{
+    static void (*const ends[])(void) = {leave_exit, leave_exit_now, leave_exit_c99, leave_quick};
+    for (int i = 0; i < 4; i++) {
+        pid_t child = fork();
+        if (child == 0)
+            ends[i]();
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child);
+        say("quiet child: %s %d\n", WIFEXITED(status) ? "exit status" : "signal",
+            WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+        c_calls_host_ends("parent of a quiet child");
+    }
+}
+
+FRAME void exec_fails(void)
+{
+    c_calls_host_ends("before");
+    CHECK(execl("/proc/self/nowhere", "nowhere", NULL) == -1);
+    /* More than the first ring has room for at its end. */
+    for (int i = 0; i < 2000; i++)
+        c_calls_host_ends("after");
+}
+
 FRAME void parent_ends_first(void)
 {
     int ends[2];
@@ -197,6 +243,7 @@ int main(int argc, char **argv)
         {"abort", abort_plain},       {"abort_busy", abort_busy},
         {"kill", kill_plain},         {"kill_busy", kill_busy},
         {"trap", trap_plain},         {"trap_busy", trap_busy},
+        {"late_writers", late_writers},
         {"main_returns", main_returns},
         {"main_thread_exits", main_thread_exits},
         {"thread_exits_process", thread_exits_process},
@@ -204,6 +251,8 @@ int main(int argc, char **argv)
         {"executes", executes},
         {"thread_executes", thread_executes},
         {"forked_child_exits", forked_child_exits},
+        {"quiet_children", quiet_children},
+        {"exec_fails", exec_fails},
         {"parent_ends_first", parent_ends_first},
     };
     return run_cases(cases, sizeof cases / sizeof cases[0], argc, argv);

@@ -5,6 +5,7 @@
 IMPORT void host_ends(const char *when);
 IMPORT void host_leaves(void);
 IMPORT void host_busy(void);
+IMPORT int host_is_late(void);
 
 EXPORT void c_calls_host_ends(const char *when)
 {
@@ -47,4 +48,11 @@ EXPORT void c_makes_thread(void)
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, calls_back, "thread") == 0);
     CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* After all exit handlers. */
+__attribute__((destructor)) static void calls_late(void)
+{
+    while (host_is_late())
+        ;
 }

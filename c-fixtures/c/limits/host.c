@@ -1,6 +1,11 @@
 /* Programs that the system grants little: descriptors, memory, file sizes, threads; and what they may notice of a
  * tracer by the numbers of their descriptors, or by lines that end up in the wrong file.
  *
+ * Two more lock their memory as an ordinary user, with a limit that leaves a few MiB above what the program needs without
+ * any preloaded library: that succeeds, and more can be mapped. "locked" has a small ring, which doesn't
+ * stay locked, and is recorded on; in
+ * "locked_tight" there is no room for the ring, and what comes after isn't recorded.
+ *
  * Each case is a process (see cases.h) that does the same things ("work") under some limit: it calls back (host_limits,
  * depth 1), makes a thread in C that does so, opens a library, and forks a child that calls back. Those whose name ends
  * in "_before" set the limit and execute the program anew: whether that is traced depends on the limit. Of the others
@@ -13,6 +18,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 IMPORT void c_calls_host_limits(void);
@@ -235,6 +241,64 @@ FRAME void no_threads(void)
     c_calls_host_limits();
 }
 
+/* The size of this process, in bytes. */
+FRAME rlim_t vm_size(void)
+{
+    unsigned long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "re");
+    CHECK(statm != NULL && fscanf(statm, "%lu", &pages) == 1 && fclose(statm) == 0);
+    return (rlim_t)pages * 4096;
+}
+
+static void prints_size(void)
+{
+    rlim_t size = vm_size();
+    CHECK(write(STDOUT_FILENO, &size, sizeof size) == sizeof size);
+}
+
+/* What it is without a preloaded library. */
+FRAME rlim_t plain_size(void)
+{
+    int ends[2];
+    rlim_t size = 0;
+    CHECK(pipe(ends) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        unsetenv("LD_PRELOAD");
+        dup2(ends[1], STDOUT_FILENO);
+        execute("prints_size");
+    }
+    CHECK(close(ends[1]) == 0 && read(ends[0], &size, sizeof size) == sizeof size && close(ends[0]) == 0);
+    CHECK(waitpid(child, NULL, 0) == child);
+    return size;
+}
+
+FRAME void locks(const char *name, rlim_t more, rlim_t rest)
+{
+    rlim_t need = plain_size();
+    for (int i = 0; i < 3; i++)
+        c_calls_host_limits();
+    limit(RLIMIT_MEMLOCK, need + more);
+    if (getuid() == 0)
+        CHECK(setuid(65534) == 0);
+    errno = 0;
+    int locked = mlockall(MCL_CURRENT | MCL_FUTURE);
+    int error = errno;
+    for (int i = 0; i < 3; i++)
+        c_calls_host_limits();
+    void *mapped = mmap(NULL, rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    say("%s: mlockall %d %d, mapped %d\n", name, locked, error, mapped != MAP_FAILED);
+}
+
+static void locked_tight(void) { locks("locked_tight", 4 << 20, 1 << 20); }
+static void locked(void) { locks("locked", 4608 << 10, 1792 << 10); }
+
+FRAME void locked_before(void)
+{
+    CHECK(setenv("TRACESHIM_RING_BYTES", "1M", 1) == 0);
+    execute("locked");
+}
+
 int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
@@ -256,9 +320,13 @@ int main(int argc, char **argv)
         {"memory_40_before", memory_40_before},
         {"memory_64_before", memory_64_before},
         {"no_threads", no_threads},
+        {"locked_tight", locked_tight},
+        {"locked_before", locked_before},
     };
-    static const struct named_case inner[] = {{"words_to_50", words_to_50}};
-    if (argc == 3 && strcmp(argv[2], inner[0].name) == 0)
-        return run_cases(inner, 1, argc, argv);
+    static const struct named_case inner[] = {{"words_to_50", words_to_50}, {"prints_size", prints_size}, {"locked", locked}};
+    for (int i = 0; argc == 3 && i < 3; i++) {
+        if (strcmp(argv[2], inner[i].name) == 0)
+            return run_cases(inner, 3, argc, argv);
+    }
     return run_cases(cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -3,9 +3,12 @@
  * Each case is a process (see cases.h), which goes on to call back (host_sandbox, depth 1) 100 times, and from a
  * stack of unknown bounds once more; both are recorded:
  *   strict          read, write, exit and sigreturn are all that is left, and no clock: nothing more is recorded
- *   kills           the same by a filter, and the end of the process
+ *   kills           the same by a filter, and the end of the process. A call from a stack whose end is near, where the
+ *                   system would have to be asked what may be read of it, isn't recorded
  *   kills_syscall   entered through syscall() and not prctl()
  *   kills_thread    threads can still be made: one calls back, too
+ *   kills_memory    threads, but no memory: one that has its stack from the program calls back, too
+ *   contained       what an ordinary program doesn't need fails: all is recorded, also a forked child, and the ring is cut
  *   refuses         open, mkdir, fallocate, ftruncate, unlink and more fail, also in a forked child, which is not traced
  *   refuses_before  as refuses, from before an exec on: the new image runs, traced or not
  *   not_entered     a filter that can't be installed changes nothing: a forked child is traced
@@ -19,13 +22,14 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 
 IMPORT void c_calls_host_sandbox(void);
-IMPORT void c_makes_thread(void);
+IMPORT void c_makes_thread(const pthread_attr_t *attributes);
 
 static int calls;
 
@@ -61,6 +65,18 @@ static struct sock_filter kill_but_threads[] = {
     RETURN(SECCOMP_RET_KILL_PROCESS),
 };
 
+static struct sock_filter kill_memory[] = {
+    BASICS,
+    IF(clone, SECCOMP_RET_ALLOW),
+    IF(clone3, SECCOMP_RET_ALLOW),
+    IF(futex, SECCOMP_RET_ALLOW),
+    IF(rseq, SECCOMP_RET_ALLOW),
+    IF(set_robust_list, SECCOMP_RET_ALLOW),
+    IF(rt_sigprocmask, SECCOMP_RET_ALLOW),
+    IF(rt_sigaction, SECCOMP_RET_ALLOW),
+    RETURN(SECCOMP_RET_KILL_PROCESS),
+};
+
 #define REFUSED (SECCOMP_RET_ERRNO | EPERM)
 static struct sock_filter refuse_much[] = {
     LOAD(nr),
@@ -73,6 +89,14 @@ static struct sock_filter refuse_much[] = {
     IF(getrandom, REFUSED),
     IF(process_vm_readv, REFUSED),
     IF(sigaltstack, REFUSED),
+    RETURN(SECCOMP_RET_ALLOW),
+};
+
+static struct sock_filter contain[] = {
+    LOAD(nr),
+    IF(ptrace, REFUSED),
+    IF(mount, REFUSED),
+    IF(bpf, REFUSED),
     RETURN(SECCOMP_RET_ALLOW),
 };
 
@@ -109,10 +133,22 @@ FRAME void strict(void)
     syscall(SYS_exit, 5);
 }
 
+/* Calls with the stack pointer at `top`, without the kernel. */
+FRAME void call_on(void (*function)(void), char *top)
+{
+    __asm__ __volatile__("movq %%rsp, %%rbx\n\tmovq %1, %%rsp\n\tcall *%0\n\tmovq %%rbx, %%rsp"
+                         : "+r"(function), "+r"(top)
+                         :
+                         : "rbx", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
+}
+
 FRAME void kills(void)
 {
     struct sock_fprog program = FILTER(kill_most);
+    char *stack = mmap(NULL, 69632, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(stack != MAP_FAILED && munmap(stack + 65536, 4096) == 0);
     enter(program, 0);
+    call_on(c_calls_host_sandbox, stack + 65536);
     calls_back("kills");
 }
 
@@ -127,8 +163,22 @@ FRAME void kills_thread(void)
 {
     struct sock_fprog program = FILTER(kill_but_threads);
     enter(program, 0);
-    c_makes_thread();
+    c_makes_thread(NULL);
     calls_back("kills_thread");
+}
+
+FRAME void kills_memory(void)
+{
+    static _Alignas(4096) char stack[65536];
+    struct sock_fprog program = FILTER(kill_memory);
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstack(&attributes, stack, sizeof stack) == 0);
+    /* Libc asks for memory before that is deadly. */
+    void *volatile some = malloc(100000);
+    free(some);
+    enter(program, 0);
+    c_makes_thread(&attributes);
+    calls_back("kills_memory");
 }
 
 FRAME void calls_from_coroutine(void)
@@ -144,7 +194,7 @@ FRAME void calls_from_coroutine(void)
 
 FRAME void goes_on(const char *name)
 {
-    c_makes_thread();
+    c_makes_thread(NULL);
     calls_from_coroutine();
     calls_back(name);
     pid_t child = fork();
@@ -154,6 +204,13 @@ FRAME void goes_on(const char *name)
         exit(0);
     }
     report("child", child);
+}
+
+FRAME void contained(void)
+{
+    struct sock_fprog program = FILTER(contain);
+    enter(program, 0);
+    goes_on("contained");
 }
 
 FRAME void refuses(void)
@@ -191,6 +248,8 @@ int main(int argc, char **argv)
         {"kills", kills},
         {"kills_syscall", kills_syscall},
         {"kills_thread", kills_thread},
+        {"kills_memory", kills_memory},
+        {"contained", contained},
         {"refuses", refuses},
         {"refuses_before", refuses_before},
         {"not_entered", not_entered},

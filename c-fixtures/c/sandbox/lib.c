@@ -18,9 +18,9 @@ FRAME void *calls_back(void *argument)
     return argument;
 }
 
-EXPORT void c_makes_thread(void)
+EXPORT void c_makes_thread(const pthread_attr_t *attributes)
 {
     pthread_t thread;
-    CHECK(pthread_create(&thread, NULL, calls_back, NULL) == 0);
+    CHECK(pthread_create(&thread, attributes, calls_back, NULL) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
 }

@@ -9,6 +9,8 @@
  *              at depth 1
  *   forks      a timer's handler forks while main calls back from ever new stacks and opens and closes a plugin; the
  *              children call back, too, and end at once or go on where main was
+ *   forks_plainly  the same past fork's handlers: by _Fork, and by the system calls fork, clone and clone3, while another
+ *              thread calls back, too
  *   cancelled  threads that may be cancelled at any instruction are, while they call back from ever new stacks
  *   pending    a thread that is to be cancelled calls back, makes threads and opens a library first: none of it is a
  *              cancellation point
@@ -16,10 +18,12 @@
 #define _GNU_SOURCE
 #include "cases.h"
 #include <dlfcn.h>
+#include <linux/sched.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 IMPORT void c_calls_host_handles(void);
@@ -162,11 +166,30 @@ FRAME void jumps(void)
 
 static volatile sig_atomic_t forked, is_child, is_in_loader;
 
+static int is_plain;
+
+FRAME pid_t fork_in_some_way(void)
+{
+    struct clone_args arguments = {.exit_signal = SIGCHLD};
+    switch (is_plain ? forked % 4 : -1) {
+    case 0:
+        return _Fork();
+    case 1:
+        return (pid_t)syscall(SYS_fork);
+    case 2:
+        return (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    case 3:
+        return (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
+    default:
+        return fork();
+    }
+}
+
 static void forks(int signal)
 {
     (void)signal;
     int status = -1;
-    pid_t child = fork();
+    pid_t child = fork_in_some_way();
     if (child == 0) {
         c_calls_host_counts();
         /* Others go on where their parent was, which libc's own dlopen doesn't survive. */
@@ -199,7 +222,25 @@ FRAME void forks_in_handler(void)
             _exit(0);
     }
     timer_delete(timer);
-    say("forks: done\n");
+    say("%s: done\n", is_plain ? "forks_plainly" : "forks");
+}
+
+static void *calls_from_depths(void *argument)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    for (int i = 0;; i++)
+        c_calls_from_depth(i % 300);
+    return argument;
+}
+
+FRAME void forks_plainly(void)
+{
+    pthread_t thread;
+    is_plain = 1;
+    CHECK(pthread_create(&thread, NULL, calls_from_depths, NULL) == 0);
+    forks_in_handler();
 }
 
 static atomic_int ready;
@@ -266,7 +307,8 @@ int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
         {"nested", nested}, {"alternate", alternate},        {"storm", storm},         {"jumps", jumps},
-        {"forks", forks_in_handler}, {"cancelled", cancelled}, {"pending", pending},
+        {"forks", forks_in_handler},
+        {"forks_plainly", forks_plainly}, {"cancelled", cancelled}, {"pending", pending},
     };
     return run_cases(cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -3,10 +3,14 @@
  * Each case is a process (see cases.h). Events, by case:
  *   attributes   a thread for each attribute, with a callback of host_stacks; the thread prints what it finds
  *   smallest     PTHREAD_STACK_MIN, and a stack of that size that the program supplies: callbacks from C on both
+ *   full         callbacks from where less than 3 KiB are left of a stack: nothing below it is written to
  *   errors       no thread, and the error that libc gives
  *   c11          thrd_create: a birth, origin host
  *   by_libc      a thread that libc makes for a timer (SIGEV_THREAD): its callback comes from an unknown thread
  *   tls          libraries with static TLS are opened until there is no more room for them: as many as without a tracer
+ *   clones       tasks without thread-local storage of their own, made by clone with and without CLONE_THREAD, on a stack of
+ *                their own and on one that is part of their creator's, call back (host_clones) while their creator does
+ *                (host_stacks): the creator's callbacks are recorded; theirs are counted as not recorded
  *   flags        the direction flag, the rounding of both units and the exception masks, in a callback and after it
  */
 #define _GNU_SOURCE
@@ -25,6 +29,7 @@
 
 IMPORT void c_calls_host_stacks(void);
 IMPORT void c_calls_host_flags(void);
+IMPORT int c_calls_host_clones(void *done);
 
 static int calls;
 
@@ -111,6 +116,44 @@ FRAME void smallest(void)
     CHECK(pthread_attr_setstack(&a, stack, sizeof stack) == 0);
     CHECK(pthread_create(&thread, &a, calls_back, NULL) == 0 && pthread_join(thread, NULL) == 0);
     say("smallest: %d calls\n", calls);
+}
+
+enum { BELOW = 64 << 10, SMALL = 16384, LEFT = 3072 };
+static _Alignas(4096) char below_and_stack[BELOW + SMALL];
+
+FRAME void recurse(int *depth)
+{
+    char here[256];
+    __asm__ __volatile__("" ::"r"(here) : "memory");
+    if (here - (below_and_stack + BELOW) > LEFT) {
+        (*depth)++;
+        recurse(depth);
+        STAY();
+        return;
+    }
+    for (int i = 0; i < 100; i++)
+        c_calls_host_stacks();
+}
+
+FRAME void *fills_stack(void *depth)
+{
+    recurse(depth);
+    return depth;
+}
+
+FRAME void full(void)
+{
+    pthread_attr_t a;
+    pthread_t thread;
+    int depth = 0, changed = 0;
+    /* The loader binds calls with more stack than is left. */
+    c_calls_host_stacks();
+    memset(below_and_stack, 0x5a, BELOW);
+    CHECK(pthread_attr_init(&a) == 0 && pthread_attr_setstack(&a, below_and_stack + BELOW, SMALL) == 0);
+    CHECK(pthread_create(&thread, &a, fills_stack, &depth) == 0 && pthread_join(thread, NULL) == 0);
+    for (int i = 0; i < BELOW; i++)
+        changed += below_and_stack[i] != 0x5a;
+    say("full: %d calls, deep %d, %d bytes changed below\n", calls, depth > 10, changed);
 }
 
 FRAME void errors(void)
@@ -207,6 +250,51 @@ FRAME void tls(void)
         opened == WEXITSTATUS(status));
 }
 
+static int calls_of_clones;
+
+EXPORT void host_clones(void)
+{
+    __atomic_fetch_add(&calls_of_clones, 1, __ATOMIC_RELAXED);
+}
+
+FRAME void call_beside_clone(int flags, char *stack, size_t size)
+{
+    volatile pid_t running = 1;
+    pid_t made = clone(c_calls_host_clones, stack + size, CLONE_VM | CLONE_CHILD_CLEARTID | flags, NULL, NULL, NULL,
+                       (pid_t *)&running);
+    CHECK(made > 0);
+    for (int i = 0; i < 2500; i++)
+        c_calls_host_stacks();
+    while (running)
+        sched_yield();
+    if (!(flags & CLONE_THREAD))
+        CHECK(waitpid(made, NULL, __WALL) == made);
+}
+
+FRAME void call_beside_clones(int flags)
+{
+    static _Alignas(4096) char elsewhere[64 << 10];
+    _Alignas(4096) char within[64 << 10];
+    call_beside_clone(flags, elsewhere, sizeof elsewhere);
+    call_beside_clone(flags, within, sizeof within);
+}
+
+static void *in_thread(void *argument)
+{
+    const int thread_flags = CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    call_beside_clones(SIGCHLD);
+    call_beside_clones(thread_flags);
+    return argument;
+}
+
+FRAME void clones(void)
+{
+    pthread_t thread;
+    in_thread(NULL);
+    CHECK(pthread_create(&thread, NULL, in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    say("clones: %d calls, and %d of clones\n", calls, calls_of_clones);
+}
+
 static unsigned long flags_in_callback;
 static unsigned short x87_in_callback;
 static unsigned mxcsr_in_callback;
@@ -238,8 +326,8 @@ FRAME void flags(void)
 int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
-        {"attributes", attributes}, {"smallest", smallest}, {"errors", errors}, {"c11", c11},
-        {"by_libc", by_libc},       {"tls", tls},           {"flags", flags},
+        {"attributes", attributes}, {"smallest", smallest}, {"full", full}, {"errors", errors}, {"c11", c11},
+        {"by_libc", by_libc},       {"tls", tls},           {"clones", clones},     {"flags", flags},
     };
     static const struct named_case inner[] = {{"count_tls", count_tls}};
     if (argc == 3 && strcmp(argv[2], inner[0].name) == 0)

@@ -3,6 +3,7 @@
 
 IMPORT void host_stacks(void);
 IMPORT void host_flags(void);
+IMPORT void host_clones(void);
 
 EXPORT void c_calls_host_stacks(void)
 {
@@ -16,4 +17,12 @@ EXPORT void c_calls_host_flags(void)
     BUSY_RBP();
     host_flags();
     RBP_KEPT();
+}
+
+/* Runs as a clone: nothing of libc's may be used. */
+EXPORT int c_calls_host_clones(void *argument)
+{
+    for (int i = 0; i < 2500; i++)
+        host_clones();
+    return argument != NULL;
 }

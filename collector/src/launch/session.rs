@@ -69,6 +69,11 @@ pub(crate) fn parent() -> PathBuf {
 
 impl Drop for SessionDir {
     fn drop(&mut self) {
+        // What processes in a sandbox left for the programs that they executed.
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        for word in entries.filter(|entry| session::is_vouch_name(&entry.file_name())) {
+            let _ = std::fs::remove_file(word.path());
+        }
         // Fails where a ring is left that somebody still writes to.
         let _ = std::fs::remove_dir(&self.path);
     }

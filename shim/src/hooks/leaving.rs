@@ -4,9 +4,10 @@
 #![allow(unsafe_code)]
 
 use super::process::never;
-use super::sandbox;
+
 use crate::arch::{Context, around_entry};
 use crate::recording::inside;
+use crate::sandbox;
 use crate::state::ThreadState;
 use crate::tracer;
 
@@ -28,7 +29,7 @@ leaving_entries! {
 }
 
 unsafe extern "C-unwind" fn before_leaving(_: *mut Context, thread: *mut ThreadState) {
-    if tracer::forked() && !sandbox::is_on() {
+    if tracer::forked() && sandbox::allows(sandbox::RING) {
         // SAFETY: called by the gate. Being inside is all that it takes.
         unsafe { inside(thread, |_| {}) }
     }

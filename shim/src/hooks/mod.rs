@@ -4,6 +4,7 @@
 
 pub(crate) mod dl;
 pub(crate) mod leaving;
+pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod sandbox;
 pub(crate) mod threads;

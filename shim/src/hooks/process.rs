@@ -1,13 +1,12 @@
 //! Processes: fork, exec and the end.
 #![allow(unsafe_code)]
 
-use super::sandbox;
 use super::threads::{before_always, thread_pointer};
 use crate::alloc::PAGES;
 use crate::arch::{self, Context, around_entry};
 use crate::recording::inside;
 use crate::state::ThreadState;
-use crate::{callbacks, modules, registration, tracer};
+use crate::{callbacks, modules, registration, sandbox, tracer};
 use std::ffi::CStr;
 use traceshim_ring::record::kind;
 
@@ -23,6 +22,7 @@ pub(crate) fn install() {
 extern "C" fn at_exit() {
     if let Some(tracer) = tracer::current() {
         tracer.finish();
+        sandbox::withdraw();
     }
 }
 
@@ -64,6 +64,44 @@ unsafe extern "C" fn after_fork_in_child() {
     unsafe { after_fork() };
 }
 
+/// `_Fork` is `fork` without its handlers: the child is told here.
+#[unsafe(naked)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case)] // The name is C's.
+pub(crate) unsafe extern "C" fn _Fork() {
+    arch::fork_like!(crate::real::FORK_ONLY)
+}
+
+/// In a child that was forked without handlers. One that a signal handler forked
+/// in the middle of us goes on there: with memory in the ring's place, and with
+/// no lock that another thread holds, which isn't here.
+pub(crate) unsafe extern "C" fn after_plain_fork() {
+    if !tracer::forked() || !is_inside() {
+        return;
+    }
+    if let Some(tracer) = tracer::current() {
+        tracer.stand_in();
+    }
+    // SAFETY: this is the child's only thread.
+    unsafe { tracer::forget_others() };
+}
+
+around_entry! {
+    /// `clone`: who shares its thread-local storage, and goes on by itself, is
+    /// told from its clone by asking the kernel each time.
+    clone, crate::real::CLONE, before_clone, never
+}
+
+unsafe extern "C-unwind" fn before_clone(context: *mut Context, thread: *mut ThreadState) {
+    // SAFETY: the entry's own context.
+    let flags = unsafe { (*context).args[2] } as i32;
+    if flags & (libc::CLONE_VM | libc::CLONE_SETTLS | libc::CLONE_VFORK) == libc::CLONE_VM {
+        // SAFETY: called by the gate.
+        let thread = unsafe { &mut *thread };
+        (thread.shared, thread.armed) = (true, 0);
+    }
+}
+
 around_entry! {
     /// `fork`: the parent notes its child, which gets a ring at its first event.
     fork, crate::real::FORK, before_always, after_fork_call
@@ -100,7 +138,7 @@ exec_entries! {
 pub(super) unsafe extern "C-unwind" fn never(_: *mut Context, _: *mut ThreadState) {}
 
 unsafe extern "C-unwind" fn before_exec(context: *mut Context, thread: *mut ThreadState) {
-    if sandbox::is_on() {
+    if !sandbox::allows(sandbox::END) {
         return;
     }
     // A child of vfork shares our memory but not our process; one of fork that

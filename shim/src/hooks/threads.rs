@@ -4,9 +4,9 @@
 use crate::arch::{self, Context, around_entry};
 use crate::callbacks;
 use crate::errno::KeepErrno;
-use crate::hooks::sandbox;
 use crate::modules::{self, Kind};
 use crate::recording::{Recording, inside};
+use crate::sandbox::{self, Call};
 use crate::state::ThreadState;
 use crate::tracer;
 use std::ffi::CStr;
@@ -251,11 +251,10 @@ pub(crate) fn first_seen(recording: &mut Recording<'_>) {
     // Of a thread that begins in our stub everything is known without the
     // kernel, two of whose calls would double what its creation costs us.
     let announced = thread.epoch == 0 && thread.uid != 0;
-    let no_kernel = sandbox::is_on();
-    let tid = (announced || no_kernel).then(tid_of_clock).flatten();
-    let tid = tid.unwrap_or_else(|| if no_kernel { 0 } else { ask_tid() });
-    let inherited = Some(thread.name).filter(|&name| announced && name != 0 || no_kernel);
-    let name = inherited.unwrap_or_else(|| ask_name(ring));
+    let tid = if announced { tid_of_clock() } else { None };
+    let tid = tid.or_else(ask_tid).or_else(tid_of_clock).unwrap_or(0);
+    let inherited = Some(thread.name).filter(|&name| announced && name != 0);
+    let name = inherited.or_else(|| ask_name(ring)).unwrap_or(thread.name);
     if thread.epoch != 0 {
         // Forked: the only thread of the child, with its creator's stack.
         thread.uid = 0;
@@ -283,9 +282,9 @@ pub(crate) fn first_seen(recording: &mut Recording<'_>) {
     recording.put(kind::THREAD_START, u16::from(origin), &[pair(name, creator), start_routine]);
 }
 
-fn ask_tid() -> u32 {
+fn ask_tid() -> Option<u32> {
     // SAFETY: always succeeds.
-    unsafe { libc::gettid() as u32 }
+    sandbox::allows(&[Call::Gettid]).then(|| unsafe { libc::gettid() as u32 })
 }
 
 /// The thread's id as libc knows it, out of the number of its CPU clock: the
@@ -299,12 +298,16 @@ fn tid_of_clock() -> Option<u32> {
     (error == 0 && tid > 0).then_some(tid as u32)
 }
 
-fn ask_name(ring: &Ring<'_>) -> Ref {
+fn ask_name(ring: &Ring<'_>) -> Option<Ref> {
+    if !sandbox::allows(&[Call::Prctl]) {
+        return None;
+    }
     let mut comm = [0u8; COMM_BYTES];
-    // Past our own `prctl`.
+    let arguments = [libc::PR_GET_NAME as u64, comm.as_mut_ptr() as u64, 0, 0, 0, 0];
+    // Past our own entries.
     // SAFETY: the buffer has the 16 bytes that the call fills.
-    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_GET_NAME, comm.as_mut_ptr()) };
-    CStr::from_bytes_until_nul(&comm).map_or(0, |name| ring.string(name.to_bytes()))
+    unsafe { arch::system_call(libc::SYS_prctl, arguments) };
+    CStr::from_bytes_until_nul(&comm).ok().map(|name| ring.string(name.to_bytes()))
 }
 
 /// The stack of a thread that nobody announced.
@@ -392,7 +395,7 @@ unsafe extern "C-unwind" fn before_prctl(context: *mut Context, _: *mut ThreadSt
     match context.args[0] as i32 {
         libc::PR_SET_NAME => context.live = arch::AROUND,
         libc::PR_SET_SECCOMP => {
-            sandbox::enter(context.args[1]);
+            context.note[0] = sandbox::enter(context.args[1], context.args[2]);
             context.live = arch::AROUND;
         }
         libc::PR_SET_TSC if context.args[1] as i32 == libc::PR_TSC_SIGSEGV => sandbox::no_clock(),
@@ -405,10 +408,10 @@ unsafe extern "C-unwind" fn after_prctl(context: *mut Context, thread: *mut Thre
     let context = unsafe { &mut *context };
     let failed = context.result as u32 != 0;
     if context.args[0] as i32 == libc::PR_SET_SECCOMP {
-        sandbox::entered(!failed);
+        sandbox::entered(context.note[0], !failed);
         return;
     }
-    if failed || sandbox::is_on() {
+    if failed {
         return;
     }
     // The kernel reads as far as the first zero, and cuts what is too long.
@@ -426,7 +429,7 @@ unsafe extern "C-unwind" fn after_prctl(context: *mut Context, thread: *mut Thre
     unsafe {
         inside(thread, |recording| {
             // Not so in a `vfork` child, which runs with its parent's state.
-            if ask_tid() == recording.thread.tid {
+            if ask_tid().is_none_or(|tid| tid == recording.thread.tid) {
                 note_name(recording, recording.thread.uid, name);
             }
         });

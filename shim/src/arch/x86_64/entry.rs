@@ -48,9 +48,10 @@ macro_rules! event_entry {
 /// if we weren't there: a jump, with the caller's return address in place.
 ///
 /// `$early` is assembly that comes before all of it, for what isn't even worth
-/// asking; it may use the labels from 5 on.
+/// asking; it may use the labels from 5 on, and the functions that are named.
 macro_rules! around_entry {
-    ($(#[$doc:meta])* $name:ident, $real:path, $before:path, $after:path $(; $($early:literal)*)?) => {
+    ($(#[$doc:meta])* $name:ident, $real:path, $before:path, $after:path
+     $(; $($early:literal)* $(, $label:ident = $function:path)*)?) => {
         $(#[$doc])*
         #[unsafe(naked)]
         #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -103,6 +104,7 @@ macro_rules! around_entry {
                 before = sym $before,
                 after = sym $after,
                 gate = sym $crate::arch::gate,
+                $($($label = sym $function,)*)?
             )
         }
     };
@@ -127,4 +129,35 @@ macro_rules! caller_entry {
     };
 }
 
-pub(crate) use {around_entry, caller_entry, event_entry};
+/// The body of a function that forks, without handlers: calls the real one, with
+/// its arguments, and tells the child.
+macro_rules! fork_like {
+    ($real:path) => {
+        std::arch::naked_asm!(
+            ".cfi_startproc",
+            "endbr64",
+            $crate::arch::enter!(),
+            "cmp qword ptr [rip + {real}], 0",
+            "jne 1f",
+            "call {resolve}",
+            "1:",
+            $crate::arch::reload!(),
+            "call qword ptr [rip + {real}]",
+            "test rax, rax",
+            "jnz 2f",
+            "call {child}",
+            "xor eax, eax",
+            "2:",
+            "leave",
+            ".cfi_def_cfa rsp, 8",
+            "ret",
+            ".cfi_endproc",
+            frame = const 160,
+            real = sym $real,
+            resolve = sym $crate::real::resolve_all,
+            child = sym $crate::hooks::process::after_plain_fork,
+        )
+    };
+}
+
+pub(crate) use {around_entry, caller_entry, event_entry, fork_like};

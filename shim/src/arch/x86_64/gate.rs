@@ -11,7 +11,9 @@
 use super::Context;
 use crate::block::{BLOCK_BYTES, Block, FREE_BLOCKS};
 use crate::real::{SET_CANCEL_STATE, SET_CANCEL_TYPE};
-use crate::state::ThreadState;
+use crate::sandbox::{Call, FORBIDDEN};
+use crate::state::{STRANGERS, ThreadState};
+use crate::tracer::PULSE;
 use std::arch::naked_asm;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,6 +82,35 @@ pub(crate) unsafe extern "C" fn gate() {
         "add r12, fs:[0]",
         "mov r13d, edx",
         "mov rbx, [r12 + {block}]",
+        // Somebody else, who has no state of his own? On the thread's own stack
+        // it is the thread; elsewhere the kernel must be asked.
+        "cmp byte ptr [r12 + {shared}], 0",
+        "jne 7f",
+        "cmp rsp, [r12 + {lo}]",
+        "jb 7f",
+        "cmp rsp, [r12 + {hi}]",
+        "jb 8f",
+        "7:",
+        "mov rax, rsp",
+        "sub rax, rbx",
+        "cmp rax, {block_bytes}",
+        "jb 8f",
+        // Unknown yet; or in a forked child, whose first event this is.
+        "cmp dword ptr [r12 + {tid}], 0",
+        "je 8f",
+        "mov rax, [rip + {pulse}]",
+        "cmp qword ptr [rax], 0",
+        "je 8f",
+        "cmp dword ptr [rip + {forbidden} + {gettid} * 4], 0",
+        "jne 8f",
+        "mov eax, 186",
+        "syscall",
+        "cmp eax, [r12 + {tid}]",
+        "je 8f",
+        "lock inc qword ptr [rip + {strangers}]",
+        "xor eax, eax",
+        "jmp 90f",
+        "8:",
         // Already inside? The flag is the stack pointer of whoever is. One that
         // is below the current one on the same stack is stale: a signal handler
         // left by longjmp. On our own stack we are always inside; a handler on
@@ -139,6 +170,8 @@ pub(crate) unsafe extern "C" fn gate() {
         "jne 10b",
         "jmp 12f",
         "11:",
+        "cmp dword ptr [rip + {forbidden} + {mmap} * 4], 0",
+        "jne 13f",
         "mov eax, 9", // mmap
         "xor edi, edi",
         "mov esi, {block_bytes}",
@@ -150,6 +183,9 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov rbx, rax",
         "cmp rax, -4096",
         "jbe 14f",
+        // No memory: the event isn't recorded, and counted as such.
+        "13:",
+        "inc qword ptr [r12 + {reentered}]",
         "mov qword ptr [r12 + {inside}], 0",
         "xor eax, eax",
         "jmp 90f",
@@ -274,6 +310,13 @@ pub(crate) unsafe extern "C" fn gate() {
         set_cancel_type = sym SET_CANCEL_TYPE,
         cancel_disable = const PTHREAD_CANCEL_DISABLE,
         free = sym FREE_BLOCKS,
+        forbidden = sym FORBIDDEN,
+        mmap = const Call::Mmap as usize,
+        gettid = const Call::Gettid as usize,
+        pulse = sym PULSE,
+        strangers = sym STRANGERS,
+        shared = const offset_of!(ThreadState, shared),
+        tid = const offset_of!(ThreadState, tid),
         vector_state = sym VECTOR_STATE,
         vectors = const offset_of!(Block, vectors),
         stack_top = const BLOCK_BYTES,
@@ -287,12 +330,29 @@ pub(crate) unsafe extern "C" fn gate() {
 pub(crate) fn give_back(state: &mut ThreadState) {
     let block = std::mem::replace(&mut state.block, std::ptr::null_mut());
     state.armed = 0;
-    if block.is_null() {
-        return;
+    if !block.is_null() {
+        free(block);
     }
+}
+
+/// Makes blocks for threads that will come when no memory can be mapped.
+pub(crate) fn make_spare_blocks(count: usize) {
+    for _ in 0..count {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let kind = kind | libc::MAP_NORESERVE;
+        // SAFETY: asks for fresh pages.
+        let pages = unsafe { libc::mmap(std::ptr::null_mut(), BLOCK_BYTES, access, kind, -1, 0) };
+        if pages != libc::MAP_FAILED {
+            free(pages.cast());
+        }
+    }
+}
+
+/// Puts a block on the list of free ones.
+fn free(block: *mut Block) {
     let mut head = FREE_BLOCKS.load(Ordering::Acquire);
     loop {
-        // SAFETY: the block is this thread's alone until the exchange below.
+        // SAFETY: the block is the caller's alone until the exchange below.
         unsafe { (*block).next = head & 0xffff_ffff_ffff };
         let new = block as u64 | ((head >> 48).wrapping_add(1) << 48);
         match FREE_BLOCKS.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Acquire) {

@@ -15,9 +15,9 @@ mod widen;
 
 pub(crate) use context::Context;
 pub(crate) use context::{enter, reload};
-pub(crate) use entry::{AROUND, INSTEAD, around_entry, caller_entry, event_entry};
+pub(crate) use entry::{AROUND, INSTEAD, around_entry, caller_entry, event_entry, fork_like};
 pub(crate) use gate::gate;
-pub(crate) use gate::{give_back, on_this_thread, prepare_vector_state};
+pub(crate) use gate::{give_back, make_spare_blocks, on_this_thread, prepare_vector_state};
 pub(crate) use inside_call::inside_call;
 pub(crate) use readable::is_readable;
 pub(crate) use registrar::{REGISTRARS, argument, number_of_registrar, registrar};
@@ -33,6 +33,32 @@ pub(crate) fn tsc() -> u64 {
     // SAFETY: every x86-64 processor has the instruction, and Linux lets
     // programs use it unless they asked not to (`PR_SET_TSC`).
     unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// A system call, past libc.
+///
+/// # Safety
+/// As the call demands.
+pub(crate) unsafe fn system_call(number: libc::c_long, arguments: [u64; 6]) -> i64 {
+    let [a, b, c, d, e, f] = arguments;
+    let result;
+    // SAFETY: the caller's promise; the kernel changes these two registers.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inout("rax") number => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            in("r8") e,
+            in("r9") f,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
 }
 
 /// Whether the time-stamp counter runs at one rate in every power state.

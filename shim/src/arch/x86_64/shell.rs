@@ -19,7 +19,9 @@
 //! alignment.
 #![allow(unsafe_code)]
 
+use super::trampoline::TARGETS;
 use crate::arguments::COPIED;
+use crate::sandbox::{Call, FORBIDDEN};
 use crate::state::ThreadState;
 use std::arch::naked_asm;
 use std::mem::offset_of;
@@ -67,8 +69,11 @@ unsafe extern "C" fn enter_shell() {
         "jb 1f",
         "cmp rdx, [rax + {hi}]",
         "jb 2f",
-        // Can the next page be read?
+        // Can the next page be read? Where asking is forbidden, the function is
+        // called as if we weren't there.
         "1:",
+        "cmp dword ptr [rip + {forbidden} + {asking} * 4], 0",
+        "jne 4f",
         "mov rsi, rdx",
         "and rsi, -4096",
         super::readable::ask!(),
@@ -114,11 +119,44 @@ unsafe extern "C" fn enter_shell() {
         "movups xmm9, [rbp - 96]",
         "movups xmm8, [rbp - 112]",
         "leave",
+        ".cfi_remember_state",
         ".cfi_def_cfa rsp, 8",
         "ret",
+        ".cfi_restore_state",
+        // r11 holds the stub. Every register is the caller's again, and where to
+        // jump is below the stack, in the part that no signal's handler uses.
+        "4:",
+        "mov rax, [rip + traceshim_thread@GOTTPOFF]",
+        "add rax, fs:[0]",
+        "inc qword ptr [rax + {reentered}]",
+        "mov qword ptr [rax + {armed}], 0",
+        "lea rax, [rip + traceshim_stubs]",
+        "sub r11, rax",
+        "shr r11, 4",
+        super::widen::function!(),
+        "mov [rbp - 120], rax",
+        "mov rcx, [rbp - 16]",
+        "mov rdi, [rbp - 24]",
+        "mov rsi, [rbp - 32]",
+        "mov rax, [rbp - 64]",
+        "mov rdx, [rbp - 80]",
+        "mov r11, [rbp - 8]",
+        "mov rsp, rbp",
+        "mov rbp, [rbp]",
+        ".cfi_def_cfa rsp, 16",
+        "add rsp, 8",
+        ".cfi_def_cfa rsp, 8",
+        "jmp qword ptr [rsp - 128]",
         ".cfi_endproc",
         words = const COPIED,
         is_readable = const super::readable::IS,
+        reentered = const offset_of!(ThreadState, reentered),
+        armed = const offset_of!(ThreadState, armed),
+        forbidden = sym FORBIDDEN,
+        asking = const Call::RtSigprocmask as usize,
+        targets = sym TARGETS,
+        widen = sym super::widen::widen,
+        wide = sym super::widen::WIDE,
         lo = const offset_of!(ThreadState, stack_lo),
         hi = const offset_of!(ThreadState, stack_hi),
     )

@@ -26,6 +26,7 @@ use super::gate::gate;
 use crate::arguments::COPIED;
 use crate::block::{Block, SHADOW_LEN, Shadow};
 use crate::callbacks::{on_enter, on_exit};
+use crate::sandbox::{Call, FORBIDDEN};
 use crate::state::ThreadState;
 use crate::tracer::PULSE;
 use std::arch::{global_asm, naked_asm};
@@ -42,7 +43,7 @@ pub(crate) const STUBS: usize = 8192;
 pub(super) const FRAME: usize = 432;
 
 /// Where each stub goes on.
-static TARGETS: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
+pub(super) static TARGETS: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
 
 unsafe extern "C" {
     #[link_name = "traceshim_stubs"]
@@ -139,10 +140,17 @@ unsafe extern "C" fn common() {
         "mov [rbp - 104], r10",
         "mov [rbp - 56], r11",
         "mov qword ptr [rbp - 48], 0",
-        // Inside, before anything else is looked at: a handler that comes now
-        // finds everything as it will be when it is back.
+        // On the thread's own stack, and so is all that may be an argument. Else
+        // it may be another one's state, which isn't to be touched.
         "mov rcx, [rip + traceshim_thread@GOTTPOFF]",
         "add rcx, fs:[0]",
+        "cmp rbp, [rcx + {lo}]",
+        "jb 30f",
+        "lea rax, [rbp + 16 + {words} * 8]",
+        "cmp rax, [rcx + {hi}]",
+        "ja 30f",
+        // Inside, before anything else is looked at: a handler that comes now
+        // finds everything as it will be when it is back.
         "cmp qword ptr [rcx + {inside}], 0",
         "jne 30f",
         "mov [rcx + {inside}], rsp",
@@ -151,12 +159,6 @@ unsafe extern "C" fn common() {
         "add rax, 1",
         "cmp rax, [rcx + {armed}]",
         "jne 29f",
-        // On the thread's own stack, and so is all that may be an argument.
-        "cmp rbp, [rcx + {lo}]",
-        "jb 29f",
-        "lea rax, [rbp + 16 + {words} * 8]",
-        "cmp rax, [rcx + {hi}]",
-        "ja 29f",
         // rdx: the place of this callback among those in progress.
         "mov eax, [rcx + {depth}]",
         "cmp eax, {shadow_len}",
@@ -329,6 +331,9 @@ unsafe extern "C" fn common() {
         "29:",
         "mov qword ptr [rcx + {inside}], 0",
         "30:",
+        "cmp dword ptr [rip + {forbidden} + {asking} * 4], 0",
+        "jne 50f",
+        "31:",
         "mov [rbp - 96], rbx",
         "mov [rbp - 88], r12",
         "mov [rbp - 80], r13",
@@ -382,8 +387,35 @@ unsafe extern "C" fn common() {
         "mov rax, [rbp - 40]",
         "mov rdx, [rbp - 32]",
         "leave",
+        ".cfi_remember_state",
         ".cfi_def_cfa rsp, 8",
         "ret",
+        ".cfi_restore_state",
+        // An enter in a sandbox in which it is forbidden to ask what can be read:
+        // where it would be asked, this call passes on as if we weren't there.
+        "50:",
+        "lea rsi, [rbp + 16]",
+        "lea rdx, [rsi + {words} * 8 - 1]",
+        "mov rax, rdx",
+        "xor rax, rsi",
+        "test rax, -4096",
+        "jz 31b",
+        "mov rcx, [rip + traceshim_thread@GOTTPOFF]",
+        "add rcx, fs:[0]",
+        "cmp rsi, [rcx + {lo}]",
+        "jb 51f",
+        "cmp rdx, [rcx + {hi}]",
+        "jb 31b",
+        "51:",
+        "mov r11d, [rbp - 56]",
+        super::widen::function!(),
+        "mov r11, rax",
+        "inc qword ptr [rcx + {reentered}]",
+        "mov qword ptr [rcx + {armed}], 0",
+        super::context::reload!(),
+        "leave",
+        ".cfi_def_cfa rsp, 8",
+        "jmp r11",
         ".globl traceshim_trampoline_end",
         ".hidden traceshim_trampoline_end",
         "traceshim_trampoline_end:",
@@ -394,6 +426,11 @@ unsafe extern "C" fn common() {
         pulse = sym PULSE,
         inside = const offset_of!(ThreadState, inside),
         armed = const offset_of!(ThreadState, armed),
+        reentered = const offset_of!(ThreadState, reentered),
+        forbidden = sym FORBIDDEN,
+        asking = const Call::RtSigprocmask as usize,
+        widen = sym super::widen::widen,
+        wide = sym super::widen::WIDE,
         lo = const offset_of!(ThreadState, stack_lo),
         hi = const offset_of!(ThreadState, stack_hi),
         depth = const offset_of!(ThreadState, depth),

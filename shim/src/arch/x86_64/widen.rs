@@ -18,7 +18,25 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Each function's address, and how many words it takes in the upper 16 bits.
-static WIDE: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
+pub(super) static WIDE: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
+
+/// rax: the function behind stub number r11, for whoever calls it past all of
+/// this. Changes rsi.
+macro_rules! function {
+    () => {
+        "lea rax, [rip + {targets}]
+        mov rax, [rax + r11 * 8]
+        lea rsi, [rip + {widen}]
+        cmp rax, rsi
+        jne 60f
+        lea rax, [rip + {wide}]
+        mov rax, [rax + r11 * 8]
+        shl rax, 16
+        shr rax, 16
+        60:"
+    };
+}
+pub(super) use function;
 
 /// Instead of a number: as many as the caller's frame has, and: nobody has
 /// looked yet.
@@ -68,7 +86,7 @@ impl Passed {
 }
 
 #[unsafe(naked)]
-unsafe extern "C" fn widen() {
+pub(super) unsafe extern "C" fn widen() {
     naked_asm!(
         ".cfi_startproc",
         "endbr64",
