@@ -291,7 +291,7 @@ FRAME void locks(const char *name, rlim_t more, rlim_t rest)
 }
 
 static void locked_tight(void) { locks("locked_tight", 4 << 20, 1 << 20); }
-static void locked(void) { locks("locked", 4608 << 10, 1792 << 10); }
+static void locked(void) { locks("locked", 6 << 20, 1792 << 10); }
 
 FRAME void locked_before(void)
 {

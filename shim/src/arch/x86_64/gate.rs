@@ -57,7 +57,8 @@ pub(crate) fn prepare_vector_state() {
 }
 
 /// rdi: the context; rsi: the handler; edx: whether vector registers matter.
-/// Returns 1 in eax where the handler ran.
+/// Returns 1 in eax where the handler ran, and else 0, and in rdx the address of the
+/// counter that counts it.
 #[unsafe(naked)]
 pub(crate) unsafe extern "C" fn gate() {
     naked_asm!(
@@ -107,7 +108,8 @@ pub(crate) unsafe extern "C" fn gate() {
         "syscall",
         "cmp eax, [r12 + {tid}]",
         "je 8f",
-        "lock inc qword ptr [rip + {strangers}]",
+        "lea rdx, [rip + {strangers}]",
+        "lock inc qword ptr [rdx]",
         "xor eax, eax",
         "jmp 90f",
         "8:",
@@ -142,7 +144,8 @@ pub(crate) unsafe extern "C" fn gate() {
         "cmp rax, rsp",
         "jbe 5f",
         "4:",
-        "inc qword ptr [r12 + {reentered}]",
+        "lea rdx, [r12 + {reentered}]",
+        "inc qword ptr [rdx]",
         // The next event takes the long way, where this is counted.
         "mov qword ptr [r12 + {armed}], 0",
         "xor eax, eax",
@@ -185,7 +188,8 @@ pub(crate) unsafe extern "C" fn gate() {
         "jbe 14f",
         // No memory: the event isn't recorded, and counted as such.
         "13:",
-        "inc qword ptr [r12 + {reentered}]",
+        "lea rdx, [r12 + {reentered}]",
+        "inc qword ptr [rdx]",
         "mov qword ptr [r12 + {inside}], 0",
         "xor eax, eax",
         "jmp 90f",

@@ -156,6 +156,11 @@ pub(super) unsafe extern "C" fn widen() {
         "lea rsi, [rip + {on_wide}]",
         "mov edx, 1",
         "call {gate}",
+        // No event was lost with it: the callback's own was counted already.
+        "test eax, eax",
+        "jnz 10f",
+        "lock dec qword ptr [rdx]",
+        "10:",
         "mov rsi, [rbp - 24]",
         "mov rcx, [rbp - 40]",
         "5:",
