@@ -291,11 +291,11 @@ FRAME void locks(const char *name, rlim_t more, rlim_t rest)
 }
 
 static void locked_tight(void) { locks("locked_tight", 4 << 20, 1 << 20); }
-static void locked(void) { locks("locked", 6 << 20, 1792 << 10); }
+static void locked(void) { locks("locked", 4608 << 10, 1 << 20); }
 
 FRAME void locked_before(void)
 {
-    CHECK(setenv("TRACESHIM_RING_BYTES", "1M", 1) == 0);
+    CHECK(setenv("TRACESHIM_RING_BYTES", "256K", 1) == 0);
     execute("locked");
 }
 

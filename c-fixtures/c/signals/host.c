@@ -191,6 +191,8 @@ static void forks(int signal)
     int status = -1;
     pid_t child = fork_in_some_way();
     if (child == 0) {
+        /* One that hangs is a failure. */
+        alarm(30);
         c_calls_host_counts();
         /* Others go on where their parent was, which libc's own dlopen doesn't survive. */
         if (is_in_loader)
@@ -204,6 +206,13 @@ static void forks(int signal)
     set_timer(500 + forked * 10);
 }
 
+/* Each takes a lock of the tracer's, so that a fork finds it taken or waited for. */
+FRAME void wrap_much(void)
+{
+    for (int i = 0; i < 3000; i++)
+        CHECK(traceshim_wrap(host_counts) != NULL);
+}
+
 FRAME void forks_in_handler(void)
 {
     char plugin_path[4096];
@@ -214,6 +223,8 @@ FRAME void forks_in_handler(void)
     for (int i = 0; forked < 60; i++) {
         for (int depth = 0; depth < 300; depth += 30)
             c_calls_from_depth(depth + i % 30);
+        if (is_plain)
+            wrap_much();
         is_in_loader = 1;
         void *plugin = dlopen(plugin_path, RTLD_NOW);
         CHECK(plugin != NULL && dlclose(plugin) == 0);
@@ -230,8 +241,10 @@ static void *calls_from_depths(void *argument)
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
-    for (int i = 0;; i++)
+    for (int i = 0;; i++) {
         c_calls_from_depth(i % 300);
+        wrap_much();
+    }
     return argument;
 }
 
