@@ -7,7 +7,9 @@ usage: fast_path.py LIBRARY
 Follows the calls from the trampolines' common part through the disassembly, as
 far as the gate: behind it everything is saved. Exits 1 and names what it found
 where it meets an indirect call other than the one of the host's function, a
-call out of the library, a VEX or EVEX instruction, or a panic.
+call out of the library, a VEX or EVEX instruction, or a panic. Also names the
+exported functions that don't begin with endbr64: whoever calls one by its
+address may be in a program whose indirect calls must lead to one.
 """
 import re
 import subprocess
@@ -33,6 +35,14 @@ def functions(library):
         elif instruction := LINE.match(line):
             body.append(instruction.groups()[1:])
     return found
+
+
+def exported(library):
+    """The names of the functions that the library exports."""
+    text = subprocess.run(
+        ["nm", "--dynamic", "--defined-only", library], capture_output=True, text=True, check=True
+    ).stdout
+    return [name for _, kind, name in (line.split() for line in text.splitlines()) if kind in "TW"]
 
 
 def main():
@@ -73,6 +83,11 @@ def main():
         wrong.append(f"{gates} ways to the gate, not one in the enter and one in the exit")
     if not any(re.search(REACHED, name) for name in seen):
         wrong.append("the memo isn't asked")
+    entries = exported(sys.argv[1])
+    wrong += [f"{name} doesn't begin with endbr64" for name in entries if found.get(name, [("", "")])[0][0] != "endbr64"]
+    if "__gmon_start__" not in entries:
+        wrong.append("the exported functions aren't found")
+    print(f"{len(entries)} exported functions")
     print(f"fast path: {instructions} instructions in {len(seen)} functions: {', '.join(sorted(seen))}")
     for line in wrong:
         print(f"fast_path.py: {line}")

@@ -97,7 +97,8 @@ mod tests {
     fn whatever_is_called_indirectly_begins_with_endbr64() {
         let stubs = (0..STUBS).map(|n| stub(n as u16).unwrap());
         let registrars = (0..REGISTRARS).map(|n| registrar(n, 0).unwrap());
-        for at in stubs.chain(registrars).chain([shell(), inside_call(), start_stub as *const () as u64]) {
+        let others = [shell(), inside_call(), widen::entry(), start_stub as *const () as u64];
+        for at in stubs.chain(registrars).chain(others) {
             // SAFETY: code of this library.
             let first: [u8; 4] = unsafe { (at as *const [u8; 4]).read() };
             assert_eq!(first, [0xf3, 0x0f, 0x1e, 0xfa], "{at:#x}");

@@ -54,8 +54,13 @@ pub(crate) fn pass_on(n: u16, target: u64, takes: Option<Reach>) {
     };
     if let Some(slot) = WIDE.get(usize::from(n)) {
         slot.store(target | u64::from(words) << 48, Ordering::Release);
-        retarget(n, widen as *const () as u64);
+        retarget(n, entry());
     }
+}
+
+/// What such a trampoline calls.
+pub(super) fn entry() -> u64 {
+    widen as *const () as u64
 }
 
 /// What a caller of a function passes to it on the stack.
