@@ -343,7 +343,7 @@ says_what_is_apart() {
 }
 
 all=(
-    founding nested storm names parallel tables register hand-over inline patched maps abi wide
+    founding nested storm names parallel tables register hand-over inline patched live maps abi wide
     cxxhost unwind-ways annotate annotate-cxx forker
     loader opener shapes versions churn
     early spin

@@ -336,6 +336,19 @@ def inline(check):
     check.expect("stacks on threads", stacks, wanted={("patched_on_threads < on_thread", "complete"): 4000})
 
 
+def live(check):
+    entered = check.of("callback_enter")
+    by_plugin = collections.Counter(
+        event["function"] for event in entered
+        if [bare(frame.get("symbol")) for frame in event["stack"][1:3]] == ["plugin_calls", "main"])
+    check.expect("callbacks from the plugin", dict(by_plugin), wanted={f"host_live_{n}": 100 for n in range(1, 17)})
+    by_lib = [event for event in entered if bare(event["stack"][1].get("symbol")) == "c_calls"]
+    check.expect("callbacks from the library", len(by_lib), holds=len(by_lib) > 0)
+    check.expect("all callbacks", len(entered), wanted=len(by_lib) + sum(by_plugin.values()))
+    check.expect("every one returned", len(check.of("callback_exit", how="return")), wanted=len(entered))
+    check.expect("statuses", {event["stack_status"] for event in entered}, wanted={"complete"})
+
+
 def maps(check):
     functions = ("host_by_slot", "host_by_table", "handed_over", "patched")
     check.callbacks({function: {"return": 1} for function in functions})
@@ -738,7 +751,7 @@ def spin(check):
 
 CHECKS = {
     "founding": founding, "nested": nested, "storm": storm, "names": names, "parallel": parallel, "tables": tables,
-    "register": register, "hand-over": hand_over, "inline": inline, "maps": maps, "abi": abi, "wide": wide,
+    "register": register, "hand-over": hand_over, "inline": inline, "live": live, "maps": maps, "abi": abi, "wide": wide,
     "cxxhost": cxxhost, "unwind-ways": unwind_ways, "annotate": annotate, "annotate-cxx": annotate_cxx,
     "forker": forker, "loader": loader, "shapes": shapes, "churn": churn, "leaks": leaks, "opener": opener, "versions": versions, "early": early, "signals": signals, "stacks": stacks,
     "ends": ends, "limits": limits, "sandbox": sandbox, "filters": filters, "spin": spin,

@@ -227,6 +227,7 @@ pub const FIXTURES: &[Fixture] = &[
     plain("register"),
     plain("hand-over"),
     plain("inline"),
+    plain("live"),
     plain("maps"),
     plain("abi"),
     plain("wide"),

@@ -66,6 +66,8 @@ struct Patient<'a> {
     tracer: &'a Tracer,
     registry: &'a Registry,
     module: &'a Loaded,
+    /// Whether no other thread can be executing it.
+    alone: bool,
     image: Image<'a>,
     functions: Vec<Function<'a>>,
     /// Rarely used parts of functions, which compilers put elsewhere.
@@ -113,16 +115,14 @@ fn patch(
     taken: &[Taken],
     inline: bool,
 ) -> Result<Vec<Moved>, Refusal> {
-    if !text::is_only_thread() {
-        return Err(Refusal::OtherThreads);
-    }
+    let alone = text::is_only_thread();
     let file = image::map(path).map_err(Refusal::NoFile)?;
     let image = Image::parse(&file).ok_or_else(|| Refusal::NoFile(ErrorKind::InvalidData.into()))?;
     let functions = image.functions();
     // Not functions: they have no frame of their own, and are jumped to.
     let is_part = |function: &Function<'_>| function.name.windows(5).any(|part| part == b".cold");
     let (parts, functions) = functions.into_iter().partition(is_part);
-    let patient = Patient { tracer, registry, module, image, functions, parts };
+    let patient = Patient { tracer, registry, module, alone, image, functions, parts };
     let wishes = patient.wishes(taken, inline);
     for (_, name) in taken.iter().filter(|(at, _)| !wishes.iter().any(|wish| wish.avma == *at)) {
         stays_hooked(name, &Refusal::NoSymbol);
@@ -221,6 +221,9 @@ impl<'a> Patient<'a> {
             Some((avma, text::of_function(self.module, avma, part.size).ok()?.0))
         });
         let prologue = prologue::judge(wish.avma, code, behind, &parts.collect::<Vec<_>>())?;
+        if !self.alone && !prologue.is_one_instruction() {
+            return Err(Refusal::OtherThreads);
+        }
         let gone = prologue.gone();
         let next = self.functions.partition_point(|function| function.svma <= svma);
         match self.functions.get(next) {
@@ -258,7 +261,11 @@ impl<'a> Patient<'a> {
     ) -> Result<Vec<Moved>, Refusal> {
         let takes = arguments::reach_of(self.registry, wish.avma);
         callbacks::set_patched(wish.avma, cell.copy, self.module.entry, takes);
-        text.jump(prologue, cell.thunk).map_err(|error| {
+        let jump = match self.alone {
+            true => text.jump(prologue, cell.thunk),
+            false => text::jump_in_new_page(prologue, cell.thunk),
+        };
+        jump.map_err(|error| {
             callbacks::forget_patched(|address, _| address == wish.avma);
             Refusal::NoWriting(error)
         })?;

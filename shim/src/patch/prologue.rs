@@ -28,6 +28,11 @@ impl Prologue {
         self.address
     }
 
+    /// Whether the jump takes the place of one instruction, and no more.
+    pub(super) fn is_one_instruction(&self) -> bool {
+        self.instructions.len() == 1 && self.rest.is_some()
+    }
+
     /// What isn't there any more where the function was: its first instructions,
     /// or as much as the jump takes.
     pub(super) fn gone(&self) -> Range<u64> {
@@ -177,6 +182,18 @@ mod tests {
         let code = [0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x83, 0xec, 0x08, 0x48, 0x8d, 0x3d, 0x10, 0, 0, 0, 0xc3];
         let prologue = judge_at_64k(&code).unwrap();
         assert_eq!((prologue.at, prologue.rest), (0x10004, Some(0x1000f)));
+    }
+
+    /// With other threads around, only that can be patched.
+    #[test]
+    fn one_instruction_may_give_room() {
+        // [endbr64;] lea rax, [rdi + rdi + 1]; ret. push rbp; mov rbp, rsp; nop; ret.
+        let one = [0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8d, 0x44, 0x3f, 0x01, 0xc3];
+        assert!(judge_at_64k(&one).unwrap().is_one_instruction());
+        assert!(judge_at_64k(&one[4..]).unwrap().is_one_instruction());
+        assert!(!judge_at_64k(&[0x55, 0x48, 0x89, 0xe5, 0x90, 0xc3]).unwrap().is_one_instruction());
+        // ret, and padding.
+        assert!(!judge_at_64k(&[0xc3]).unwrap().is_one_instruction());
     }
 
     #[test]

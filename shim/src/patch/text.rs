@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 
 /// How much is looked at behind a function.
 const BEHIND: u64 = 16;
+const PAGE: u64 = 4096;
 
 /// The process's memory as a file. The system lets a program write there what
 /// it may only execute, as for a debugger: the pages are never anything else
@@ -24,15 +25,62 @@ impl Text {
 
     /// Puts a jump to `to` in the prologue's place.
     pub(super) fn jump(&self, prologue: &Prologue, to: u64) -> std::io::Result<()> {
-        let far = || Error::new(ErrorKind::InvalidInput, "the jump is too long");
-        let distance = i32::try_from(to.wrapping_sub(prologue.at + JUMP) as i64).map_err(|_| far())?;
-        let mut jump = [0xe9, 0, 0, 0, 0];
-        jump[1..].copy_from_slice(&distance.to_le_bytes());
+        let jump = jump(prologue, to)?;
         self.0.write_all_at(&jump, prologue.at)?;
         let mut found = [0; JUMP as usize];
         self.0.read_exact_at(&mut found, prologue.at)?;
         (found == jump).then_some(()).ok_or_else(|| Error::other("it doesn't stay changed"))
     }
+}
+
+/// The same while other threads may come by, where the jump takes the place of
+/// one instruction, so that none can be in the middle of what changes.
+///
+/// Code that another processor executes must not be written to: what it has
+/// fetched may be old bytes and new ones (Intel SDM volume 3, 9.1.3, "Handling
+/// self- and cross-modifying code"; AMD APM volume 2, 7.6.1). So nothing is: a
+/// copy of the page, with the jump in it, takes the page's place. The kernel does
+/// that under a lock for which whoever executes there has to wait, having first
+/// taken the old page from every processor's translation buffers by an interrupt,
+/// which serialises it. Each thread executes the old page or the new one.
+pub(super) fn jump_in_new_page(prologue: &Prologue, to: u64) -> std::io::Result<()> {
+    let start = prologue.at & !(PAGE - 1);
+    let bytes = (prologue.at + JUMP - start).next_multiple_of(PAGE) as usize;
+    let jump = jump(prologue, to)?;
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: new memory.
+    let copy = unsafe { libc::mmap(std::ptr::null_mut(), bytes, writable, kind, -1, 0) };
+    if copy == libc::MAP_FAILED {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: pages of a module's code, which nobody else changes, and new ones.
+    unsafe { std::ptr::copy_nonoverlapping(start as *const u8, copy.cast(), bytes) };
+    let at = copy.cast::<u8>().wrapping_add((prologue.at - start) as usize);
+    // SAFETY: within the new pages.
+    unsafe { std::ptr::copy_nonoverlapping(jump.as_ptr(), at, jump.len()) };
+    let executable = libc::PROT_READ | libc::PROT_EXEC;
+    // SAFETY: the new pages.
+    let ready = unsafe { libc::mprotect(copy, bytes, executable) } == 0;
+    let place = |flags| {
+        // SAFETY: code takes the place of code that does the same.
+        unsafe { libc::mremap(copy, bytes, bytes, flags, start as *mut libc::c_void) }
+    };
+    if ready && place(libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) != libc::MAP_FAILED {
+        return Ok(());
+    }
+    let error = Error::last_os_error();
+    // SAFETY: the new pages, which nobody knows.
+    unsafe { libc::munmap(copy, bytes) };
+    Err(error)
+}
+
+fn jump(prologue: &Prologue, to: u64) -> std::io::Result<[u8; JUMP as usize]> {
+    let far = || Error::new(ErrorKind::InvalidInput, "the jump is too long");
+    let distance = i32::try_from(to.wrapping_sub(prologue.at + JUMP) as i64).map_err(|_| far())?;
+    let mut jump = [0xe9, 0, 0, 0, 0];
+    jump[1..].copy_from_slice(&distance.to_le_bytes());
+    Ok(jump)
 }
 
 /// Whether this thread is the only one, so that no other can be in the middle
