@@ -13,6 +13,7 @@ use asked::{blocked, compiled, doctor, examine, full, functions, gcc, limited, r
 use serde_json::Value;
 use traced::{fixture, library, preloaded};
 use traceshim_ring::file::RingFile;
+use traceshim_ring::session::ring_files;
 
 /// Flag sets that differ in how slots look and when they are filled.
 const FLAG_SETS: [&str; 4] = ["O2-nofp", "O2-fp-noplt", "O2-fp-now", "O2-fp-nopie"];
@@ -39,8 +40,8 @@ fn hooked(program: &Path) -> BTreeSet<String> {
     let output = preloaded(program, dir.path()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let mut names = BTreeSet::new();
-    for entry in std::fs::read_dir(dir.path()).unwrap() {
-        let tables = RingFile::open(&entry.unwrap().path()).unwrap().snapshot().unwrap().tables;
+    for ring in ring_files(dir.path()).unwrap() {
+        let tables = RingFile::open(&ring).unwrap().snapshot().unwrap().tables;
         let hooks = (0..).map_while(|number| tables.hook(number));
         // Without a name: a pointer that the program itself wrapped.
         let named = hooks.filter_map(|hook| tables.string(hook.name)).filter(|name| !name.is_empty());
@@ -53,7 +54,8 @@ fn hooked(program: &Path) -> BTreeSet<String> {
 fn what_it_predicts_is_what_is_hooked() {
     let dir = tempfile::tempdir().unwrap();
     let mut any = 0;
-    for known in c_fixtures::FIXTURES.iter().filter(|known| known.name != "spin") {
+    // One doesn't end by itself; another is thousands of processes, some of which can't keep their rings in order.
+    for known in c_fixtures::FIXTURES.iter().filter(|known| !["spin", "filters"].contains(&known.name)) {
         for flags in FLAG_SETS {
             let program = fixture(known.name, flags);
             let plugin = |file: &str| format!("--plugin={}", program.with_file_name(file).display());

@@ -254,7 +254,10 @@ fn create_file(dir: &Path, exe: &[u8], pid: u32) -> Result<(File, PathBuf)> {
         match opened {
             Ok(file) => {
                 // Whatever the umask took away.
-                file.set_permissions(Permissions::from_mode(0o600))?;
+                if let Err(error) = file.set_permissions(Permissions::from_mode(0o600)) {
+                    let _ = std::fs::remove_file(&path);
+                    return Err(error);
+                }
                 return Ok((file, path));
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

@@ -182,7 +182,10 @@ unsafe extern "C-unwind" fn start(_: *mut arch::Context, thread: *mut ThreadStat
     }));
     match started {
         Ok(Ok(())) => {}
-        Ok(Err(why)) => say::error(format_args!("{why}")),
+        Ok(Err(why)) => {
+            say::error(format_args!("{why}"));
+            sandbox::withdraw();
+        }
         Err(_) => disable(format_args!("the start failed")),
     }
 }
