@@ -56,9 +56,9 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "TRACESHIM_STACK_WORDS",
         option: None,
-        default: "32 words for each function",
+        default: "found out for each function",
         allowed: "a comma list of function:N, with N from 1 to 4096 words of 8 bytes",
-        help: "traced functions with more arguments on the stack than 256 bytes",
+        help: "how much traced functions take on the stack, instead of what is found out",
         set: |config, value| set_stack_words(config, value.as_bytes()).is_some(),
     },
     Variable {
