@@ -184,7 +184,8 @@ fn callbacks_are_recorded(flags: &[&str]) {
         ("twice", "libsqlite3"),
     ];
     let expected = expected.map(|(name, by)| (name.to_owned(), BTreeSet::from([by.to_owned()])));
-    assert_eq!(callers, BTreeMap::from(expected));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(callers, BTreeMap::from(expected), "{stderr}");
 }
 
 #[test]

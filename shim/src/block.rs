@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use traceshim_unwind::Capturer;
 
 /// Bytes of a block's mapping. Pages that are never touched cost nothing.
-pub(crate) const BLOCK_BYTES: usize = 192 << 10;
+pub(crate) const BLOCK_BYTES: usize = 320 << 10;
 /// Room for the vector registers: AVX-512 needs 2,696 bytes.
 pub(crate) const VECTOR_BYTES: usize = 4096 - 64;
 /// Callbacks in progress that are told apart; deeper ones are only counted.
@@ -14,8 +14,9 @@ pub(crate) const SHADOW_LEN: usize = 256;
 pub(crate) const FRAMES_LEN: usize = 1024 + 1;
 /// Words of a stack of unknown bounds that are copied before it is walked.
 pub(crate) const COPY_WORDS: usize = 2048;
-/// The least that must remain of a block as a stack for handlers.
-const STACK_MIN: usize = 40 << 10;
+/// The least that must remain of a block as a stack for handlers, the tracer's
+/// start among them, also unoptimised.
+const STACK_MIN: usize = 160 << 10;
 
 /// Blocks that ended threads left: the address of the first, and in the upper
 /// 16 bits a count of changes, so that a block that came and went is noticed.
