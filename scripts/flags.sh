@@ -57,7 +57,8 @@ events_are_right() {
     *-fsplit-stack*) return ;;
     *-O0*) level=O0 ;;
     esac
-    python3 scripts/smoke_check.py "$2" "$level-by-hand" auto "$1/dump" >"$1/checked" ||
+    "$collector" stats --no-symbols --format json "$1/trace" >"$1/stats"
+    python3 scripts/smoke_check.py "$2" "$level-by-hand" auto "$1/dump" "$1/stats" >"$1/checked" ||
         { [[ "$*" == *-fno-asynchronous-unwind-tables* ]] &&
             ! grep FAIL "$1/checked" | grep -qv 'truncated: no unwind information'; }
 }
