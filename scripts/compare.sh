@@ -29,7 +29,7 @@ expect_file() {
 
 # What scripts/births.py wants to know: each process and thread that is made, and
 # what is executed with what environment. Other system calls run at full speed.
-strace=(strace -f -qq --seccomp-bpf -v -s 4096 -e signal=none -e 'trace=clone,clone3,fork,vfork,execve,execveat')
+strace=(strace -f -qq -v -s 4096 -e signal=none -e 'trace=clone,clone3,fork,vfork,execve,execveat')
 
 # births NAME STRACE TRACE_OR_SESSION: of one run. A program whose runtime makes
 # threads past every library has runtime_threads of them.
