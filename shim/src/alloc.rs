@@ -4,7 +4,8 @@
 //!
 //! Only what is rare allocates (start, modules, hooks), so it is simple: lists
 //! of freed blocks by power of two, cut from pages that are never returned;
-//! larger ones are mapped and unmapped.
+//! larger ones are mapped and unmapped. There is no lock: a handler may jump away
+//! in the middle, and a child be forked there; then one block is on no list.
 //!
 //! Rust ends a process that has no memory. So where the system gives none, what
 //! is going on is finished with a reserve, and tracing stops.
@@ -15,7 +16,7 @@ use crate::sandbox::{self, Call};
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 const SMALLEST: u32 = 4;
 const LARGEST: u32 = 16;
@@ -25,28 +26,29 @@ const REGION_BYTES: usize = 256 << 10;
 /// touched cost nothing.
 const RESERVE_BYTES: usize = 4 << 20;
 
-struct Free {
-    lists: [*mut u8; CLASSES],
-    region: *mut u8,
-    left: usize,
+/// The freed blocks of a class, each with the address of the next one in it: a
+/// stack by R. Kent Treiber. An address leaves bits of the word free, in which
+/// changes are counted, so that whoever was interrupted sees that there were some.
+struct Freed(AtomicU64);
+
+/// What user space has, less what every block is aligned to.
+const ADDRESS: u64 = (1 << 47) - (1 << SMALLEST);
+
+/// Where blocks are cut from: its beginning.
+#[repr(C, align(16))]
+struct Region {
+    used: AtomicUsize,
 }
 
 /// The allocator.
 pub(crate) struct Pages {
-    locked: AtomicBool,
-    for_fork: AtomicBool,
-    free: UnsafeCell<Free>,
+    freed: [Freed; CLASSES],
+    region: AtomicPtr<Region>,
 }
 
-// SAFETY: `free` is only touched by whoever holds `locked`.
-unsafe impl Sync for Pages {}
-
 #[cfg_attr(not(test), global_allocator)]
-pub(crate) static PAGES: Pages = Pages {
-    locked: AtomicBool::new(false),
-    for_fork: AtomicBool::new(false),
-    free: UnsafeCell::new(Free { lists: [null_mut(); CLASSES], region: null_mut(), left: 0 }),
-};
+pub(crate) static PAGES: Pages =
+    Pages { freed: [const { Freed(AtomicU64::new(0)) }; CLASSES], region: AtomicPtr::new(null_mut()) };
 
 fn class(layout: Layout) -> u32 {
     let bytes = layout.size().max(layout.align()).max(1 << SMALLEST);
@@ -128,6 +130,14 @@ fn map(bytes: usize) -> *mut u8 {
     RESERVE.take(bytes)
 }
 
+/// Gives back what [`map`] gave, as far as it can be.
+fn unmap(block: *mut u8, bytes: usize) {
+    if !RESERVE.holds(block) && sandbox::allows(&[Call::Munmap]) {
+        // SAFETY: mapped by `map` with this size, and nobody uses it.
+        unsafe { libc::munmap(block.cast(), bytes) };
+    }
+}
+
 /// Where a sandbox allows no other memory: the reserve, as long as it lasts for
 /// what is going on when tracing stops.
 fn from_reserve(bytes: usize) -> *mut u8 {
@@ -138,84 +148,74 @@ fn from_reserve(bytes: usize) -> *mut u8 {
     block
 }
 
-impl Pages {
-    /// A spinning lock: parking would allocate.
-    fn lock(&self) {
-        while self.locked.swap(true, Ordering::Acquire) {
-            crate::lock::give_way();
-        }
+impl Freed {
+    /// The word after a change that makes `first` the first one.
+    fn changed(word: u64, first: u64) -> u64 {
+        // The count's lowest bits are the word's, the others are the highest.
+        let low = (1 << SMALLEST) - 1;
+        let count = (word >> 47 << SMALLEST | word & low).wrapping_add(1);
+        first & ADDRESS | count & low | count >> SMALLEST << 47
     }
 
-    fn unlock(&self) {
-        self.locked.store(false, Ordering::Release);
+    fn take(&self) -> *mut u8 {
+        let next = |word: u64| {
+            let first = (word & ADDRESS) as *const AtomicU64;
+            // SAFETY: blocks stay mapped. If it isn't free any more, whatever is read
+            // is not used: the word has changed.
+            let next = || unsafe { &*first }.load(Ordering::Relaxed);
+            (!first.is_null()).then(|| Freed::changed(word, next()))
+        };
+        let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        taken.map_or(null_mut(), |word| (word & ADDRESS) as *mut u8)
     }
 
-    /// Before a fork; see [`crate::lock::lock_for_fork`].
-    pub(crate) fn lock_for_fork(&self, tries: usize) {
-        for _ in 0..tries {
-            if !self.locked.swap(true, Ordering::Acquire) {
-                self.for_fork.store(true, Ordering::Relaxed);
-                return;
-            }
-            crate::lock::give_way();
-        }
-    }
-
-    /// After a fork, in both processes.
-    pub(crate) fn unlock_after_fork(&self) {
-        if self.for_fork.swap(false, Ordering::Relaxed) {
-            self.unlock();
-        }
-    }
-
-    /// In a forked child whose parent had another thread in here: at worst one
-    /// block is on no list.
-    pub(crate) fn forget_others(&self) {
-        self.for_fork.store(false, Ordering::Relaxed);
-        self.unlock();
-    }
-
-    fn take(&self, class: u32) -> *mut u8 {
-        self.lock();
-        // SAFETY: the lock is held.
-        let free = unsafe { &mut *self.free.get() };
-        let block = free.take(class);
-        self.unlock();
-        block
+    /// # Safety
+    /// The block is the caller's to give, and of the list's class.
+    unsafe fn give(&self, block: *mut u8) {
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            // SAFETY: the caller's promise; a block has room for an address.
+            unsafe { &*block.cast::<AtomicU64>() }.store(word & ADDRESS, Ordering::Relaxed);
+            Some(Freed::changed(word, block as u64))
+        });
     }
 }
 
-impl Free {
-    fn take(&mut self, class: u32) -> *mut u8 {
-        let Some(list) = self.lists.get_mut((class - SMALLEST) as usize) else {
-            return null_mut();
-        };
-        let head = *list;
-        if !head.is_null() {
-            // SAFETY: a freed block holds the address of the next one.
-            *list = unsafe { head.cast::<*mut u8>().read() };
-            return head;
-        }
-        let bytes = 1usize << class;
-        // Cut to the block's own alignment; what lies before is left over.
-        let pad = self.region.align_offset(bytes);
-        if self.left < pad.saturating_add(bytes) {
-            let region = map(REGION_BYTES);
-            if region.is_null() {
+impl Region {
+    /// Cuts a block off, at a multiple of its size.
+    fn cut(&self, bytes: usize) -> Option<*mut u8> {
+        let start = std::ptr::from_ref(self) as usize;
+        let from = |used: usize| (start + used).next_multiple_of(bytes) - start;
+        let next = |used| Some(from(used) + bytes).filter(|&used| used <= REGION_BYTES);
+        let used = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
+        Some(std::ptr::from_ref(self).cast::<u8>().cast_mut().wrapping_add(from(used)))
+    }
+}
+
+impl Pages {
+    fn take(&self, class: u32) -> *mut u8 {
+        let Some(freed) = self.freed.get((class - SMALLEST) as usize) else { return null_mut() };
+        let block = freed.take();
+        if block.is_null() { self.cut(1 << class) } else { block }
+    }
+
+    fn cut(&self, bytes: usize) -> *mut u8 {
+        loop {
+            let region = self.region.load(Ordering::Acquire);
+            // SAFETY: regions stay mapped.
+            if let Some(block) = unsafe { region.as_ref() }.and_then(|region| region.cut(bytes)) {
+                return block;
+            }
+            let new = map(REGION_BYTES).cast::<Region>();
+            if new.is_null() {
                 return null_mut();
             }
-            (self.region, self.left) = (region, REGION_BYTES);
+            // SAFETY: fresh pages, which nobody else knows.
+            unsafe { new.write(Region { used: AtomicUsize::new(size_of::<Region>()) }) };
+            if self.region.compare_exchange(region, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                // Somebody else was faster.
+                unmap(new.cast(), REGION_BYTES);
+            }
         }
-        let pad = self.region.align_offset(bytes);
-        if self.left < pad.saturating_add(bytes) {
-            return null_mut();
-        }
-        // SAFETY: `pad` bytes are left in the region.
-        let block = unsafe { self.region.add(pad) };
-        // SAFETY: and so are `bytes` more.
-        self.region = unsafe { block.add(bytes) };
-        self.left -= pad + bytes;
-        block
     }
 }
 
@@ -233,21 +233,12 @@ unsafe impl GlobalAlloc for Pages {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let class = class(layout);
         if class > LARGEST {
-            if !RESERVE.holds(block) && sandbox::allows(&[Call::Munmap]) {
-                // SAFETY: mapped by `alloc` with this size.
-                unsafe { libc::munmap(block.cast(), layout.size()) };
-            }
-            return;
+            return unmap(block, layout.size());
         }
-        self.lock();
-        // SAFETY: the lock is held.
-        let free = unsafe { &mut *self.free.get() };
-        if let Some(list) = free.lists.get_mut((class - SMALLEST) as usize) {
-            // SAFETY: the block is the caller's to give, and large enough.
-            unsafe { block.cast::<*mut u8>().write(*list) };
-            *list = block;
+        if let Some(freed) = self.freed.get((class - SMALLEST) as usize) {
+            // SAFETY: allocated from this class, and the caller's to give.
+            unsafe { freed.give(block) };
         }
-        self.unlock();
     }
 }
 
@@ -274,6 +265,44 @@ mod tests {
         unsafe { PAGES.dealloc(blocks[1].0 as *mut u8, layouts[1]) };
         // SAFETY: the layout has a size.
         assert_eq!(unsafe { PAGES.alloc(layouts[1]) } as usize, blocks[1].0);
+    }
+
+    #[test]
+    fn a_block_is_one_threads_at_a_time() {
+        let layouts = [16, 24, 64, 3000].map(|size| Layout::from_size_align(size, 8).unwrap());
+        std::thread::scope(|scope| {
+            for thread in 1..=4u64 {
+                scope.spawn(move || {
+                    let mut held = std::collections::VecDeque::new();
+                    for n in 0..200_000u64 {
+                        let layout = layouts[(n % 4) as usize];
+                        // SAFETY: the layout has a size, and room for a word.
+                        let block = unsafe { PAGES.alloc(layout) }.cast::<u64>();
+                        // SAFETY: as above.
+                        unsafe { block.write(thread << 32 | n) };
+                        held.push_back((block, layout, n));
+                        if held.len() > 20 {
+                            let (block, layout, n) = held.pop_front().unwrap();
+                            // SAFETY: allocated above, and not freed yet.
+                            assert_eq!(unsafe { block.read() }, thread << 32 | n);
+                            // SAFETY: as above.
+                            unsafe { PAGES.dealloc(block.cast(), layout) };
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn changes_are_counted_in_all_bits_that_are_free() {
+        let address = 0x7fff_1234_5670;
+        let (mut word, mut seen) = (0, std::collections::BTreeSet::new());
+        for _ in 0..1 << 21 {
+            word = Freed::changed(word, address | 5);
+            assert!(word & ADDRESS == address && seen.insert(word));
+        }
+        assert_eq!(Freed::changed(word, 0) & ADDRESS, 0);
     }
 
     #[test]

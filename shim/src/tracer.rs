@@ -299,7 +299,6 @@ pub(crate) unsafe fn forget_others() {
     unsafe { callbacks::forget_others() };
     // SAFETY: as above.
     unsafe { registration::forget_others() };
-    crate::alloc::PAGES.forget_others();
 }
 
 impl Tracer {

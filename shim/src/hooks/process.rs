@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use super::threads::{before_always, thread_pointer};
-use crate::alloc::PAGES;
 use crate::arch::{self, Context, around_entry};
 use crate::recording::inside;
 use crate::state::ThreadState;
@@ -44,11 +43,9 @@ unsafe extern "C" fn before_fork() {
     modules::lock_for_fork(tries);
     registration::lock_for_fork(tries);
     callbacks::lock_for_fork(tries);
-    PAGES.lock_for_fork(tries);
 }
 
 unsafe extern "C" fn after_fork() {
-    PAGES.unlock_after_fork();
     callbacks::unlock_after_fork();
     registration::unlock_after_fork();
     modules::unlock_after_fork();
