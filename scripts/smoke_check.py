@@ -596,7 +596,7 @@ def after(check, message):
 def signals(check):
     cases = by_case(check)
     check.expect("cases", sorted(cases), wanted=sorted(
-        ["nested", "alternate", "storm", "jumps", "forks", "forks_plainly", "cancelled", "pending"]))
+        ["nested", "alternate", "storm", "jumps", "first_calls", "forks", "forks_plainly", "forks_at_first", "cancelled", "pending"]))
     depths = [event["depth"] for event in cases["nested"].of("callback_enter", function="host_handles")]
     check.expect("nested: depths", depths, wanted=[1, 2])
 
@@ -616,10 +616,17 @@ def signals(check):
     jumped = cases["jumps"].of("callback_exit", how="unwound")
     check.expect("jumps: callbacks that were jumped out of", len(jumped), holds=len(jumped) > 0)
 
-    forked = {event["pid"] for event in check.of("callback_enter")} - {
-        event["pid"] for event in check.of("log", category="case")}
+    firsts = {event["function"] for event in cases["first_calls"].of("callback_enter")}
+    check.expect("first calls: functions that aren't there", {f"host_first_{n:02x}" for n in range(256)} - firsts, wanted=set())
+    check.expect("first calls: interrupted", len(cases["first_calls"].of("log", message="interrupted")), wanted=1)
+
+    of_cases = {event["pid"] for event in check.of("log", category="case")}
+    forked = {event["pid"] for event in check.of("callback_enter", function="host_counts")} - of_cases
     # Those that were forked in the middle of the tracer itself have nothing to say.
     check.expect("forks: children that called back", len(forked), holds=20 < len(forked) <= 120)
+    firsts = collections.Counter(event["function"] for event in check.of("callback_enter")
+                                 if event["function"].startswith("host_first_") and event["pid"] not in of_cases)
+    check.expect("forks at first: callbacks", dict(firsts), wanted={"host_first_00": 40, "host_first_01": 40})
     check.expect("cancelled: threads that were unwound",
                  len(cases["cancelled"].of("thread_exit", how="unwound")), wanted=100)
     made = collections.Counter(bare(event.get("start_routine")) for event in cases["pending"].of("thread_birth"))

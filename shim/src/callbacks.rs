@@ -141,7 +141,8 @@ pub(crate) unsafe extern "C-unwind" fn on_wide(context: *mut Context, thread: *m
 /// How many words of stack arguments the call needs copied; 0: no more than the
 /// trampoline has done.
 fn words_of(passed: Passed, own: &Range<u64>) -> u64 {
-    match takes(passed.hook) {
+    let takes = if arch::is_unseen(passed.hook) { takes(passed.hook) } else { Reach::Unknown };
+    match takes {
         Reach::Copied => 0,
         Reach::Words(words) => words.into(),
         Reach::Unknown => arguments::end_of_frame(passed.back, passed.bp, passed.arguments)

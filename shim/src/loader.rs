@@ -5,6 +5,7 @@
 //! earlier: a constructor of the program's runs under the loader's.
 #![allow(unsafe_code)]
 
+use crate::signals;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,12 +32,16 @@ struct Held<F, T> {
 pub(crate) fn hold<T>(f: impl FnOnce(Counts) -> T) -> Option<T> {
     let mut held = Held { run: Some(f), result: None };
     let callback = callback_for(&held);
+    let holds = signals::hold();
     while !enter() {
         crate::lock::give_way();
     }
     // SAFETY: the callback is made for this very place.
     unsafe { libc::dl_iterate_phdr(Some(callback), (&raw mut held).cast()) };
     HOLDING.fetch_sub(1, Ordering::SeqCst);
+    if holds {
+        signals::release();
+    }
     match held.result? {
         Ok(result) => Some(result),
         Err(panic) => resume_unwind(panic),

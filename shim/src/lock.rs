@@ -1,9 +1,13 @@
 //! A lock that keeps its hands off the thread: parking_lot's own notes waiting
 //! threads in thread-local storage with a destructor, and to register one is to
-//! wait for the loader's lock, whose owner may be waiting for us.
+//! wait for the loader's lock, whose owner may be waiting for us. And no handler of
+//! the thread runs while it holds one ([`signals`]).
 #![allow(unsafe_code)]
 
+use crate::arch;
 use crate::sandbox::{self, Call};
+use crate::signals;
+use crate::tracer;
 use parking_lot::lock_api::{GuardSend, Mutex, RawMutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -19,19 +23,23 @@ const WAITED_FOR: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct RawLock {
     state: AtomicU32,
+    /// Whether whoever has it puts off signals.
+    holds: AtomicBool,
     for_fork: AtomicBool,
 }
 
-// SAFETY: only the thread that brings the state from FREE to another one is let
-// through, until it sets FREE again.
-unsafe impl RawMutex for RawLock {
-    #[allow(clippy::declare_interior_mutable_const, reason = "the trait has it so")]
-    const INIT: RawLock = RawLock { state: AtomicU32::new(FREE), for_fork: AtomicBool::new(false) };
-    type GuardMarker = GuardSend;
+impl RawLock {
+    fn try_state(&self) -> bool {
+        self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
 
-    fn lock(&self) {
-        if self.try_lock() {
-            return;
+    #[cold]
+    fn wait(&self) {
+        if tracer::forked() && tracer::is_another_process() {
+            // Whoever had it when a thread forked without libc's knowledge is not here.
+            // SAFETY: a child makes threads only after its first event, and then it
+            // counts as forked no more.
+            unsafe { tracer::forget_others() };
         }
         while self.state.swap(WAITED_FOR, Ordering::Acquire) != FREE {
             if sandbox::allows(&[Call::Futex]) {
@@ -42,15 +50,46 @@ unsafe impl RawMutex for RawLock {
             }
         }
     }
+}
+
+// SAFETY: only the thread that brings the state from FREE to another one is let
+// through, until it sets FREE again.
+unsafe impl RawMutex for RawLock {
+    #[allow(clippy::declare_interior_mutable_const, reason = "the trait has it so")]
+    const INIT: RawLock = RawLock {
+        state: AtomicU32::new(FREE),
+        holds: AtomicBool::new(false),
+        for_fork: AtomicBool::new(false),
+    };
+    type GuardMarker = GuardSend;
+
+    fn lock(&self) {
+        let holds = signals::hold();
+        if !self.try_state() {
+            self.wait();
+        }
+        self.holds.store(holds, Ordering::Relaxed);
+    }
 
     fn try_lock(&self) -> bool {
-        self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        let holds = signals::hold();
+        let is_ours = self.try_state();
+        if is_ours {
+            self.holds.store(holds, Ordering::Relaxed);
+        } else if holds {
+            signals::release();
+        }
+        is_ours
     }
 
     unsafe fn unlock(&self) {
+        let holds = self.holds.load(Ordering::Relaxed);
         if self.state.swap(FREE, Ordering::Release) == WAITED_FOR && sandbox::allows(&[Call::Futex]) {
             // SAFETY: the word is ours; one thread is woken.
             unsafe { futex(&self.state, libc::FUTEX_WAKE, 1) };
+        }
+        if holds {
+            signals::release();
         }
     }
 
@@ -65,8 +104,9 @@ unsafe fn futex(word: &AtomicU32, operation: libc::c_int, value: u32) {
     // Nobody wakes a waiter where a sandbox forbids it in the meantime.
     let timeout = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
     let operation = operation | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: the caller's promise.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, &raw const timeout) };
+    let arguments = [word.as_ptr() as u64, operation as u64, value.into(), &raw const timeout as u64, 0, 0];
+    // SAFETY: the caller's promise. Past libc, since errno is the program's.
+    unsafe { arch::system_call(libc::SYS_futex, arguments) };
 }
 
 /// Before a fork: nobody else is half-way through a change. A handler that forks

@@ -10,7 +10,7 @@ use crate::errno::KeepErrno;
 use crate::recording::inside;
 use crate::sandbox::{self, Call};
 use crate::state::{STRANGERS, ThreadState};
-use crate::{arch, callbacks, environment, hooks, modules, real, registration, say};
+use crate::{arch, callbacks, decoder, environment, hooks, modules, real, registration, say};
 use making::{LITTLE_MEMORY, make, memory_limit};
 use std::ffi::{CStr, CString, OsString};
 use std::ptr::null_mut;
@@ -102,9 +102,10 @@ pub(crate) fn forked() -> bool {
     if is_real { pulse.load(Ordering::Relaxed) == 0 } else { is_another_process() }
 }
 
-/// The same, asked of the kernel.
+/// The same, asked of the kernel: not so where an `exec` only was about to end
+/// the process.
 #[cold]
-fn is_another_process() -> bool {
+pub(crate) fn is_another_process() -> bool {
     sandbox::allows(&[Call::Getpid]) && current().is_some_and(|tracer| tracer.pid != std::process::id())
 }
 
@@ -272,15 +273,13 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
     // SAFETY: tracers are never freed. The parent's ring is not mapped here;
     // only its configuration is looked at.
     let parent = unsafe { parent.as_ref() }?;
-    if !sandbox::allows(sandbox::RING) {
-        return None;
-    }
-    if parent.pid != std::process::id() {
-        if !parent.config.follow {
-            return None;
-        }
+    let is_child = sandbox::allows(&[Call::Getpid]) && parent.pid != std::process::id();
+    if is_child {
         // SAFETY: this is the child's only thread.
         unsafe { forget_others() };
+    }
+    if !sandbox::allows(sandbox::RING) || is_child && !parent.config.follow {
+        return None;
     }
     let tracer = make(parent.config, "the forked child runs untraced, as may others", is_first_to_fail)?;
     CURRENT.store(std::ptr::from_ref(tracer).cast_mut(), Ordering::Release);
@@ -299,6 +298,8 @@ pub(crate) unsafe fn forget_others() {
     unsafe { callbacks::forget_others() };
     // SAFETY: as above.
     unsafe { registration::forget_others() };
+    // SAFETY: as above.
+    unsafe { decoder::forget_others() };
 }
 
 impl Tracer {

@@ -7,16 +7,21 @@
  *              main made are all there
  *   jumps      a timer's handler jumps out of whatever main is in, 300 times; the callbacks after that are all there,
  *              at depth 1
+ *   first_calls  a timer's handler jumps out of calls of functions that were never called before, of which the tracer
+ *              has much to find out; all of them are called, the last one after all jumps
  *   forks      a timer's handler forks while main calls back from ever new stacks and opens and closes a plugin; the
  *              children call back, too, and end at once or go on where main was
  *   forks_plainly  the same past fork's handlers: by _Fork, and by the system calls fork, clone and clone3, while another
  *              thread calls back, too
+ *   forks_at_first  a process forks past fork's handlers while another thread of it calls back for the first time; the
+ *              child calls back, too
  *   cancelled  threads that may be cancelled at any instruction are, while they call back from ever new stacks
  *   pending    a thread that is to be cancelled calls back, makes threads and opens a library first: none of it is a
  *              cancellation point
  */
 #define _GNU_SOURCE
 #include "cases.h"
+#include "firsts.h"
 #include <dlfcn.h>
 #include <linux/sched.h>
 #include <pthread.h>
@@ -30,6 +35,7 @@ IMPORT void c_calls_host_handles(void);
 IMPORT void c_calls_host_counts(void);
 IMPORT void c_calls_from_depth(int depth);
 IMPORT void c_makes_thread(void);
+IMPORT void c_calls_first(int n);
 
 static volatile sig_atomic_t handled;
 static volatile long counted;
@@ -164,6 +170,39 @@ FRAME void jumps(void)
     say("jumps: %ld calls\n", counted);
 }
 
+static volatile sig_atomic_t first;
+
+#define COUNTS_FIRST(n)                                                                                                \
+    EXPORT void host_first_##n(void)                                                                                   \
+    {                                                                                                                  \
+        first = 0x##n + 1;                                                                                             \
+    }
+FIRSTS(COUNTS_FIRST)
+
+static void jumps_soon(int signal)
+{
+    (void)signal;
+    handled++;
+    set_timer(20 + handled % 64 + handled / 8); /* However slow it is, main gets there. */
+    siglongjmp(out, 1);
+}
+
+FRAME void first_calls(void)
+{
+    handle_timer(jumps_soon, 0);
+    set_timer(20);
+    while (first < 256) {
+        if (sigsetjmp(out, 1) == 0)
+            while (first < 256)
+                c_calls_first(first);
+    }
+    timer_delete(timer);
+    c_calls_first(255);
+    /* Not on standard output: without the tracer they are too fast to be interrupted. */
+    traceshim_log("log", handled > 0 ? "interrupted" : "not interrupted");
+    say("first calls: %d\n", first);
+}
+
 static volatile sig_atomic_t forked, is_child, is_in_loader;
 
 static int is_plain;
@@ -238,9 +277,6 @@ FRAME void forks_in_handler(void)
 
 static void *calls_from_depths(void *argument)
 {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
     for (int i = 0;; i++) {
         c_calls_from_depth(i % 300);
         wrap_much();
@@ -248,11 +284,58 @@ static void *calls_from_depths(void *argument)
     return argument;
 }
 
+FRAME void *calls_first(void *started)
+{
+    atomic_store((atomic_int *)started, 1);
+    c_calls_first(0);
+    return NULL;
+}
+
+FRAME void wait_for(pid_t child)
+{
+    int status = -1;
+    if (waitpid(child, &status, 0) != child || status != 0)
+        _exit(4);
+}
+
+FRAME void forks_at_first(void)
+{
+    for (int i = 0; i < 40; i++) {
+        /* To have a first time each. */
+        pid_t busy = fork();
+        if (busy != 0) {
+            wait_for(busy);
+            continue;
+        }
+        atomic_int started = 0;
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, calls_first, &started) == 0);
+        while (atomic_load(&started) == 0)
+            ;
+        for (volatile int spin = 0; spin < i * 4000; spin++)
+            ;
+        pid_t child = _Fork();
+        if (child == 0) {
+            c_calls_first(1);
+            _exit(0);
+        }
+        wait_for(child);
+        CHECK(pthread_join(thread, NULL) == 0);
+        _exit(0);
+    }
+    say("forks at first: %d\n", 40);
+}
+
 FRAME void forks_plainly(void)
 {
     pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
     is_plain = 1;
+    /* The thread has no handler run at any time: its children would go on for ever. */
+    CHECK(pthread_sigmask(SIG_SETMASK, &all, &before) == 0);
     CHECK(pthread_create(&thread, NULL, calls_from_depths, NULL) == 0);
+    CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
     forks_in_handler();
 }
 
@@ -320,8 +403,9 @@ int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
         {"nested", nested}, {"alternate", alternate},        {"storm", storm},         {"jumps", jumps},
+        {"first_calls", first_calls},
         {"forks", forks_in_handler},
-        {"forks_plainly", forks_plainly}, {"cancelled", cancelled}, {"pending", pending},
+        {"forks_plainly", forks_plainly}, {"forks_at_first", forks_at_first}, {"cancelled", cancelled}, {"pending", pending},
     };
     return run_cases(cases, sizeof cases / sizeof cases[0], argc, argv);
 }

@@ -1,5 +1,6 @@
 /* The C side of signals. See host.c. */
 #include "fixture.h"
+#include "firsts.h"
 #include <pthread.h>
 
 IMPORT void host_counts(void);
@@ -41,4 +42,20 @@ EXPORT void c_makes_thread(void)
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, thread_calls_back, NULL) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
+}
+
+#define DECLARED(n) IMPORT void host_first_##n(void);
+#define CALLED(n)                                                                                                      \
+    case 0x##n:                                                                                                        \
+        host_first_##n();                                                                                              \
+        break;
+
+FIRSTS(DECLARED)
+
+EXPORT void c_calls_first(int n)
+{
+    switch (n) {
+        FIRSTS(CALLED)
+    }
+    STAY();
 }

@@ -2,9 +2,8 @@
 
 use super::Reach;
 use super::values::{OutOfSight, StackPointer, Values};
-use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
-};
+use crate::decoder::decode;
+use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use traceshim_unwind::Frame;
@@ -94,7 +93,7 @@ impl<P: Program> Flow<'_, P> {
     fn follow(&mut self, at: u64, mut values: Values) -> Result<(), OutOfSight> {
         let code = self.program.code(at).ok_or(OutOfSight)?;
         let bounded = self.is_in_extent(at);
-        for i in &mut Decoder::with_ip(64, code, at, DecoderOptions::NONE) {
+        for i in decode(at, code) {
             // Behind a call that doesn't return.
             if bounded && !self.is_in_extent(i.ip()) {
                 return Ok(());
@@ -190,8 +189,7 @@ impl<P: Program> Flow<'_, P> {
         let met = self.met.range(extent.clone()).map(|(&start, &(len, _))| (start, start + len));
         for (start, end) in met.chain([(extent.end, extent.end)]) {
             let code = self.program.code(at).unwrap_or_default();
-            let fillers =
-                Decoder::with_ip(64, code, at, DecoderOptions::NONE).into_iter().take_while(is_filler);
+            let fillers = decode(at, code).take_while(is_filler);
             at = fillers.map(|i| i.next_ip()).take_while(|&next| next <= start).last().unwrap_or(at);
             if at < start {
                 return Some(at);

@@ -5,7 +5,7 @@ use super::threads::{before_always, thread_pointer};
 use crate::arch::{self, Context, around_entry};
 use crate::recording::inside;
 use crate::state::ThreadState;
-use crate::{callbacks, modules, registration, sandbox, tracer};
+use crate::{callbacks, decoder, modules, registration, sandbox, tracer};
 use std::ffi::CStr;
 use traceshim_ring::record::kind;
 
@@ -43,9 +43,11 @@ unsafe extern "C" fn before_fork() {
     modules::lock_for_fork(tries);
     registration::lock_for_fork(tries);
     callbacks::lock_for_fork(tries);
+    decoder::lock_for_fork(tries);
 }
 
 unsafe extern "C" fn after_fork() {
+    decoder::unlock_after_fork();
     callbacks::unlock_after_fork();
     registration::unlock_after_fork();
     modules::unlock_after_fork();

@@ -13,6 +13,7 @@
 use super::prologue::Prologue;
 use super::refusal::Refusal;
 use crate::arch;
+use crate::decoder::can_encode;
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, Code, FlowControl, IcedError, Instruction, InstructionBlock,
     MemoryOperand, Register,
@@ -274,6 +275,9 @@ fn thunk(cell: u64, calls: &Calls) -> Result<Vec<Instruction>, IcedError> {
 /// Instructions as bytes, to be executed at `at`. Their operands may be
 /// relative to the instruction pointer, and are made to mean the same.
 fn encode(instructions: &[Instruction], at: u64) -> Result<Vec<u8>, Refusal> {
+    if !can_encode() {
+        return Err(Refusal::NoTables);
+    }
     let block = InstructionBlock::new(instructions, at);
     let encoded = BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).map_err(unmovable)?;
     Ok(encoded.code_buffer)

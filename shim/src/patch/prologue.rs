@@ -3,7 +3,8 @@
 
 use super::refusal::Refusal;
 use crate::arch;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
+use crate::decoder::{can_decode, decode};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, Register};
 use std::ops::Range;
 
 /// Bytes of a jump to anywhere within 2 GiB.
@@ -49,6 +50,9 @@ pub(super) fn judge(
     behind: &[u8],
     parts: &[(u64, &[u8])],
 ) -> Result<Prologue, Refusal> {
+    if !can_decode() {
+        return Err(Refusal::NoTables);
+    }
     let end = address + code.len() as u64;
     let mut at = address;
     let mut instructions = Vec::new();
@@ -109,10 +113,6 @@ fn is_plain_call(call: &Instruction) -> bool {
     }
 }
 
-fn decode(address: u64, code: &[u8]) -> Decoder<'_> {
-    Decoder::with_ip(64, code, address, DecoderOptions::NONE)
-}
-
 /// Nothing may jump to what moves. Not to its beginning either: a loop there,
 /// or a tail call of itself, would be a new call, in a frame of its own.
 fn check_targets(address: u64, code: &[u8], gone: &Range<u64>) -> Result<(), Refusal> {
@@ -133,7 +133,7 @@ fn check_targets(address: u64, code: &[u8], gone: &Range<u64>) -> Result<(), Ref
 fn is_padding(address: u64, bytes: &[u8], until: u64) -> bool {
     let is_filler = |i: &Instruction| i.code() == Code::Int3 || i.mnemonic() == Mnemonic::Nop;
     let mut end = address;
-    for instruction in decode(address, bytes).into_iter().take_while(is_filler) {
+    for instruction in decode(address, bytes).take_while(is_filler) {
         end = instruction.next_ip();
         if end >= until {
             break;

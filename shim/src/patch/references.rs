@@ -1,7 +1,8 @@
 //! How a module's code uses a slot: only to call through it, or also to take
 //! the function's address from it, which it may then compare.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
+use crate::decoder::decode;
+use iced_x86::{FlowControl, Mnemonic, OpKind};
 use std::ops::Range;
 
 /// More code than this is not looked through; then addresses count as taken.
@@ -79,7 +80,7 @@ impl References {
 
 /// Whether code that begins with a load into a register soon compares it.
 fn compares(code: &[u8]) -> bool {
-    let mut following = Decoder::new(64, code, DecoderOptions::NONE).into_iter();
+    let mut following = decode(0, code);
     let Some(load) = following.next().filter(|load| load.mnemonic() == Mnemonic::Mov) else { return false };
     let register = load.op0_register();
     for instruction in following.take(NEAR) {

@@ -23,9 +23,9 @@ pub(crate) use readable::is_readable;
 pub(crate) use registrar::{REGISTRARS, argument, number_of_registrar, registrar};
 pub(crate) use shell::shell;
 pub(crate) use thread_start::start_stub;
-pub(crate) use tls::state_of_thread;
+pub(crate) use tls::{held, state_of_thread};
 pub(crate) use trampoline::{STUBS, is_stub, stub};
-pub(crate) use widen::{Passed, pass_on};
+pub(crate) use widen::{Passed, is_unseen, pass_on};
 
 /// The ticks that events carry where it is invariant: the time-stamp counter.
 #[inline(always)]

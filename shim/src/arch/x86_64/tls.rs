@@ -6,6 +6,7 @@
 //! the space is part of the initial image and no surplus is used up.
 #![allow(unsafe_code)]
 
+use crate::signals::Held;
 use crate::state::ThreadState;
 use std::arch::{asm, global_asm};
 
@@ -18,8 +19,15 @@ global_asm!(
     ".size traceshim_thread, {size}",
     "traceshim_thread:",
     ".zero {size}",
+    ".p2align 3",
+    ".hidden traceshim_held",
+    ".type traceshim_held, @object",
+    ".size traceshim_held, {held}",
+    "traceshim_held:",
+    ".zero {held}",
     ".text",
     size = const size_of::<ThreadState>(),
+    held = const size_of::<Held>(),
 );
 
 /// The state of another thread: a `pthread_t` is its thread pointer in glibc,
@@ -35,4 +43,22 @@ pub(crate) fn state_of_thread(thread: u64) -> *const ThreadState {
         );
     }
     thread.wrapping_add(offset) as *const ThreadState
+}
+
+/// Which signals the calling thread puts off. Apart from the rest of its state,
+/// which only one of its handlers may touch at a time.
+pub(crate) fn held() -> &'static Held {
+    let at: *const Held;
+    // SAFETY: reads the GOT and the thread pointer.
+    unsafe {
+        asm!(
+            "mov {at}, [rip + traceshim_held@GOTTPOFF]",
+            "add {at}, fs:[0]",
+            at = out(reg) at,
+            options(readonly, nostack),
+        );
+    }
+    // SAFETY: in this thread's static TLS, which is there as long as it runs
+    // anything; all of it is atomic.
+    unsafe { &*at }
 }

@@ -58,6 +58,11 @@ pub(crate) fn pass_on(n: u16, target: u64, takes: Option<Reach>) {
     }
 }
 
+/// Whether nobody has looked yet what the function of stub `n` takes.
+pub(crate) fn is_unseen(n: u16) -> bool {
+    WIDE.get(usize::from(n)).is_some_and(|slot| slot.load(Ordering::Acquire) >> 48 == u64::from(UNSEEN))
+}
+
 /// What such a trampoline calls.
 pub(super) fn entry() -> u64 {
     widen as *const () as u64
