@@ -161,6 +161,15 @@ fn permit(set: Set) {
     });
 }
 
+/// Whether a call for this mode, with the filter at `program`, isn't refused anyway.
+pub(crate) fn may_begin(mode: u64, program: u64) -> bool {
+    match u32::try_from(mode) {
+        Ok(libc::SECCOMP_MODE_STRICT) => true,
+        Ok(libc::SECCOMP_MODE_FILTER) => program != 0,
+        _ => false,
+    }
+}
+
 /// Before a call that enters a sandbox, in which `program` (a `sock_fprog`'s
 /// address) is what filters. What is returned is for [`entered`].
 pub(crate) fn enter(mode: u64, program: u64) -> Set {

@@ -238,6 +238,9 @@ FRAME void not_entered(void)
 {
     CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL) == -1 && errno == EFAULT);
     CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, NULL) == -1 && errno == EFAULT);
+    /* So libseccomp asks what there is. */
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_STRICT, 1, NULL) == -1 && errno == EINVAL);
+    CHECK(prctl(PR_SET_SECCOMP, 99, NULL) == -1 && errno == EINVAL);
     goes_on("not_entered");
 }
 

@@ -36,15 +36,24 @@ around_entry! {
     forks = forks
 }
 
+const STRICT: u64 = libc::SECCOMP_MODE_STRICT as u64;
+const FILTER: u64 = libc::SECCOMP_MODE_FILTER as u64;
+
 /// The mode of the sandbox that these arguments of `syscall` ask for, and where
 /// the filter is.
 fn asked(args: &[u64; 6]) -> Option<(u64, u64)> {
     match args[0] as i64 {
-        // The operations that set a mode are one less than the mode.
-        libc::SYS_seccomp => Some(((args[1] & 0xffff_ffff) + 1, args[3])).filter(|&(mode, _)| mode <= 2),
+        libc::SYS_seccomp => match args[1] as u32 {
+            // With anything else the strict mode is refused; libseccomp asks so whether
+            // there is such a call.
+            libc::SECCOMP_SET_MODE_STRICT if args[2] as u32 == 0 && args[3] == 0 => Some((STRICT, 0)),
+            libc::SECCOMP_SET_MODE_FILTER => Some((FILTER, args[3])),
+            _ => None,
+        },
         libc::SYS_prctl if args[1] as i32 == libc::PR_SET_SECCOMP => Some((args[2], args[3])),
         _ => None,
     }
+    .filter(|&(mode, filter)| sandbox::may_begin(mode, filter))
 }
 
 unsafe extern "C-unwind" fn before_syscall(context: *mut Context, _: *mut ThreadState) {

@@ -394,7 +394,7 @@ unsafe extern "C-unwind" fn before_prctl(context: *mut Context, _: *mut ThreadSt
     }
     match context.args[0] as i32 {
         libc::PR_SET_NAME => context.live = arch::AROUND,
-        libc::PR_SET_SECCOMP => {
+        libc::PR_SET_SECCOMP if sandbox::may_begin(context.args[1], context.args[2]) => {
             context.note[0] = sandbox::enter(context.args[1], context.args[2]);
             context.live = arch::AROUND;
         }
