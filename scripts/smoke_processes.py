@@ -114,7 +114,7 @@ def early(check):
 def signals(check):
     cases = by_case(check)
     check.expect("cases", sorted(cases), wanted=sorted(
-        ["nested", "alternate", "storm", "jumps", "first_calls", "forks", "forks_plainly", "forks_at_first", "cancelled", "pending"]))
+        ["nested", "alternate", "storm", "storm_within", "jumps", "first_calls", "forks", "forks_plainly", "forks_at_first", "cancelled", "pending"]))
     depths = [event["depth"] for event in cases["nested"].of("callback_enter", function="host_handles")]
     check.expect("nested: depths", depths, wanted=[1, 2])
 
@@ -123,10 +123,14 @@ def signals(check):
     check.expect("alternate: callbacks", dict(tops), wanted={"host_handles < c_calls_host_handles": 200})
     check.expect("alternate: stacks", {event["stack_status"] for event in handled}, wanted={"complete"})
 
-    for case, said in (("storm", "after the storm"), ("jumps", "after the jumps")):
+    for case, said in (("storm", "after the storm"), ("storm_within", "after the storm"), ("jumps", "after the jumps")):
         counts = collections.Counter(
             (event["function"], event["depth"]) for event in after(cases[case], said).of("callback_enter"))
         check.expect(f"{case}: callbacks afterwards, by depth", dict(counts), wanted={("host_counts", 1): 1000})
+    for case in ("storm", "storm_within"):
+        counted = cases[case].of("log", category="counted")[0]["message"]
+        check.expect(f"{case}: callbacks of main's and of its threads",
+                     len(cases[case].of("callback_enter", function="host_counts")) - 1000, wanted=int(counted))
     births = cases["storm"].of("thread_birth")
     starts = [event["origin"] for event in cases["storm"].of("thread_start", start_routine="thread_calls_back")]
     check.expect("storm: threads made by C, and that started so", len(births),

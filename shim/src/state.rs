@@ -8,8 +8,8 @@ use traceshim_ring::ring::{Cursor, Owner};
 /// A thread's state. All zero is valid: a thread that was never seen.
 #[repr(C)]
 pub(crate) struct ThreadState {
-    /// The stack pointer of whoever is inside the tracer, else 0. Set and
-    /// cleared by the gate only.
+    /// The address of a word in the frame of whoever is inside the tracer, else 0.
+    /// Set and cleared by the gate and the trampolines only.
     pub(crate) inside: u64,
     /// The thread's block; null before its first event and after its end.
     pub(crate) block: *mut Block,

@@ -5,10 +5,11 @@
  *   alternate  host_handles on alternate stacks of 8 KiB, in main and in a thread
  *   storm      a timer's handler calls back (host_handles) while main calls back, logs and makes threads: the calls that
  *              main made are all there
+ *   storm_within  the same on an alternate stack that is part of main's own, above all that main is in
  *   jumps      a timer's handler jumps out of whatever main is in, 300 times; the callbacks after that are all there,
  *              at depth 1
  *   first_calls  a timer's handler jumps out of calls of functions that were never called before, of which the tracer
- *              has much to find out; all of them are called, the last one after all jumps
+ *              has much to find out; all of them are called, from ever deeper
  *   forks      a timer's handler forks while main calls back from ever new stacks and opens and closes a plugin; the
  *              children call back, too, and end at once or go on where main was
  *   forks_plainly  the same past fork's handlers: by _Fork, and by the system calls fork, clone and clone3, while another
@@ -117,10 +118,11 @@ static void calls_back_soon_again(int signal)
     set_timer(1000);
 }
 
-FRAME void storm(void)
+FRAME void storm_of(int flags, const char *name)
 {
+    char message[32];
     handled = 1;
-    handle_timer(calls_back_soon_again, SA_RESTART);
+    handle_timer(calls_back_soon_again, SA_RESTART | flags);
     while (handled < 100) {
         for (int i = 0; i < 300; i++)
             c_calls_from_depth(i);
@@ -128,11 +130,28 @@ FRAME void storm(void)
         traceshim_log("log", "storm");
     }
     timer_delete(timer);
+    snprintf(message, sizeof message, "%ld", counted);
+    traceshim_log("counted", message);
     traceshim_log("log", "after the storm");
     long from = counted;
     for (int i = 0; i < 1000; i++)
         c_calls_host_counts();
-    say("storm: %ld calls\n", counted - from);
+    say("%s: %ld calls\n", name, counted - from);
+}
+
+FRAME void storm(void)
+{
+    storm_of(0, "storm");
+}
+
+FRAME void storm_within(void)
+{
+    char within[64 << 10];
+    stack_t stack = {.ss_sp = within, .ss_size = sizeof within};
+    CHECK(sigaltstack(&stack, NULL) == 0);
+    storm_of(SA_ONSTACK, "storm_within");
+    stack.ss_flags = SS_DISABLE;
+    CHECK(sigaltstack(&stack, NULL) == 0);
 }
 
 static sigjmp_buf out;
@@ -187,6 +206,15 @@ static void jumps_soon(int signal)
     siglongjmp(out, 1);
 }
 
+FRAME void calls_first_from(int depth)
+{
+    if (depth > 0)
+        calls_first_from(depth - 1);
+    else
+        c_calls_first(first);
+    STAY();
+}
+
 FRAME void first_calls(void)
 {
     handle_timer(jumps_soon, 0);
@@ -194,10 +222,9 @@ FRAME void first_calls(void)
     while (first < 256) {
         if (sigsetjmp(out, 1) == 0)
             while (first < 256)
-                c_calls_first(first);
+                calls_first_from(handled);
     }
     timer_delete(timer);
-    c_calls_first(255);
     /* Not on standard output: without the tracer they are too fast to be interrupted. */
     traceshim_log("log", handled > 0 ? "interrupted" : "not interrupted");
     say("first calls: %d\n", first);
@@ -402,7 +429,8 @@ FRAME void pending(void)
 int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
-        {"nested", nested}, {"alternate", alternate},        {"storm", storm},         {"jumps", jumps},
+        {"nested", nested}, {"alternate", alternate},        {"storm", storm}, {"storm_within", storm_within},
+        {"jumps", jumps},
         {"first_calls", first_calls},
         {"forks", forks_in_handler},
         {"forks_plainly", forks_plainly}, {"forks_at_first", forks_at_first}, {"cancelled", cancelled}, {"pending", pending},

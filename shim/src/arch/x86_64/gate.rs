@@ -22,6 +22,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// the system has switched them on. 0: there is no `xsave`; then xmm0 to xmm7.
 static VECTOR_STATE: AtomicU64 = AtomicU64::new(0);
 
+/// What is in the frame of whoever is inside, where [`ThreadState::inside`] says.
+pub(super) const IS_INSIDE: i32 = 0x1051_de0f;
+
 /// libc's, for `pthread_setcancelstate`.
 const PTHREAD_CANCEL_DISABLE: i32 = 1;
 
@@ -113,36 +116,74 @@ pub(crate) unsafe extern "C" fn gate() {
         "xor eax, eax",
         "jmp 90f",
         "8:",
-        // Already inside? The flag is the stack pointer of whoever is. One that
-        // is below the current one on the same stack is stale: a signal handler
-        // left by longjmp. On our own stack we are always inside; a handler on
-        // an alternate stack that interrupted the thread's own is nested.
+        // Already inside? The flag is the address of a word in the frame of whoever
+        // is, which says so as long as nothing else has come there. It may be stale: a
+        // signal handler was left by longjmp.
         "mov rax, [r12 + {inside}]",
         "test rax, rax",
         "jz 5f",
+        // On our own stack we are always inside.
+        "mov rcx, rsp",
+        "sub rcx, rbx",
+        "cmp rcx, {block_bytes}",
+        "jb 4f",
+        // A handler on an alternate stack may be anywhere.
+        "mov r14d, {on_alternate}",
+        "cmp dword ptr [rip + {forbidden} + {sigaltstack} * 4], 0",
+        "jne 6f",
+        "sub rsp, 32",
+        "xor edi, edi",
+        "mov rsi, rsp",
+        "mov eax, 131", // sigaltstack
+        "syscall",
+        "mov r14d, [rsp + {ss_flags}]",
+        "add rsp, 32",
+        "mov rax, [r12 + {inside}]",
+        "6:",
+        "and r14d, {on_alternate}",
         "mov rcx, [r12 + {lo}]",
         "mov rdx, [r12 + {hi}]",
+        "mov r8, [rbp - 40]",
+        "add r8, {above_context}",
+        "cmp rax, rcx",
+        "jb 3f",
+        "cmp rax, rdx",
+        "jae 3f",
+        // It was on the thread's own stack. So are we: then whoever is interrupted
+        // is above the entry's frame.
+        "test r14d, r14d",
+        "jnz 2f",
         "cmp rsp, rcx",
         "jb 2f",
         "cmp rsp, rdx",
         "jae 2f",
-        "cmp rax, rcx",
+        "cmp rax, r8",
         "jb 5f",
-        "cmp rax, rdx",
-        "jae 5f",
-        "jmp 3f",
         "2:",
-        "mov r14, rsp",
-        "sub r14, rbx",
-        "cmp r14, {block_bytes}",
-        "jb 4f",
-        "cmp rax, rcx",
-        "jb 3f",
-        "cmp rax, rdx",
-        "jb 4f",
+        "cmp qword ptr [rax], {is_inside}",
+        "jne 5f",
+        "jmp 4f",
+        // On another one, such as a coroutine's, which may be gone.
         "3:",
-        "cmp rax, rsp",
-        "jbe 5f",
+        "test r14d, r14d",
+        "jnz 9f",
+        "cmp rsp, rcx",
+        "jb 7f",
+        "cmp rsp, rdx",
+        "jb 5f",
+        "7:",
+        "cmp rax, r8",
+        "jb 5f",
+        "jmp 4f",
+        "9:",
+        "cmp dword ptr [rip + {forbidden} + {asking} * 4], 0",
+        "jne 4f",
+        "mov rsi, rax",
+        super::readable::ask!(),
+        "cmp eax, {is_readable}",
+        "jne 5f",
+        "cmp qword ptr [rsi], {is_inside}",
+        "jne 5f",
         "4:",
         "lea rdx, [r12 + {reentered}]",
         "inc qword ptr [rdx]",
@@ -151,7 +192,9 @@ pub(crate) unsafe extern "C" fn gate() {
         "xor eax, eax",
         "jmp 90f",
         "5:",
-        "mov [r12 + {inside}], rsp",
+        "mov qword ptr [rbp - 56], {is_inside}",
+        "lea rax, [rbp - 56]",
+        "mov [r12 + {inside}], rax",
         "test rbx, rbx",
         "jnz 20f",
         // A block that an ended thread left, else fresh pages. The upper 16
@@ -326,6 +369,13 @@ pub(crate) unsafe extern "C" fn gate() {
         stack_top = const BLOCK_BYTES,
         valgrind_stack_register = const VALGRIND_STACK_REGISTER,
         roomy_from = const offset_of!(ThreadState, roomy_from),
+        is_inside = const IS_INSIDE,
+        above_context = const size_of::<Context>(),
+        sigaltstack = const Call::Sigaltstack as usize,
+        on_alternate = const libc::SS_ONSTACK,
+        ss_flags = const offset_of!(libc::stack_t, ss_flags),
+        asking = const Call::RtSigprocmask as usize,
+        is_readable = const super::readable::IS,
     )
 }
 
