@@ -34,14 +34,14 @@ const fn bit(signal: libc::c_int) -> Signals {
 }
 
 /// Puts the calling thread's signals off until it [`release`]s them; the two nest.
-/// Returns whether there is anything to release: not where a sandbox forbids it.
+/// Returns whether there is anything to release: not where a sandbox forbids it, and in a clone without a state.
 pub(crate) fn hold() -> bool {
     if !sandbox::allows(&[Call::RtSigprocmask]) {
         return false;
     }
     // A handler that comes before the call leaves the count as it found it, or
     // zero, if it jumps away; behind the call there is none.
-    let held = arch::held();
+    let Some(held) = arch::held() else { return false };
     if held.times.load(Ordering::Relaxed) == 0 {
         set_mask(libc::SIG_BLOCK, &raw const PUT_OFF, held.before.as_ptr());
     }
@@ -51,7 +51,7 @@ pub(crate) fn hold() -> bool {
 
 /// After a [`hold`] that returned true.
 pub(crate) fn release() {
-    let held = arch::held();
+    let Some(held) = arch::held() else { return };
     if held.times.fetch_sub(1, Ordering::Relaxed) == 1 && sandbox::allows(&[Call::RtSigprocmask]) {
         set_mask(libc::SIG_SETMASK, held.before.as_ptr(), std::ptr::null_mut());
     }

@@ -11,6 +11,8 @@
  *   clones       tasks without thread-local storage of their own, made by clone with and without CLONE_THREAD, on a stack of
  *                their own and on one that is part of their creator's, call back (host_clones) while their creator does
  *                (host_stacks): the creator's callbacks are recorded; theirs are counted as not recorded
+ *   no_pointer   a clone as of vfork whose thread pointer leads to zeros (so does Chromium): it calls back, logs, and calls
+ *                what the tracer stands before, and none of it is recorded; its creator's callbacks afterwards are
  *   flags        the direction flag, the rounding of both units and the exception masks, in a callback and after it
  */
 #define _GNU_SOURCE
@@ -24,6 +26,8 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <threads.h>
 #include <time.h>
 
@@ -295,6 +299,29 @@ FRAME void clones(void)
     say("clones: %d calls, and %d of clones\n", calls, calls_of_clones);
 }
 
+/* In the clone only what needs nothing of libc's thread. */
+static int without_pointer(void *argument)
+{
+    (void)argument;
+    traceshim_log("log", "without a thread pointer");
+    c_calls_host_clones(NULL);
+    if (prctl(PR_SET_NAME, "clone", 0, 0, 0) != 0 || chroot("/nowhere") == 0 || syscall(SYS_getppid) == 0)
+        _exit(1);
+    _exit(0);
+}
+
+FRAME void no_pointer(void)
+{
+    static _Alignas(64) char stack[64 << 10], zeros[8192];
+    int status = -1;
+    pid_t made = clone(without_pointer, stack + sizeof stack, CLONE_VM | CLONE_FS | CLONE_VFORK | CLONE_SETTLS | SIGCHLD, NULL,
+                       NULL, zeros + sizeof zeros / 2, NULL);
+    CHECK(made > 0 && waitpid(made, &status, 0) == made);
+    for (int i = 0; i < 10; i++)
+        c_calls_host_stacks();
+    say("no_pointer: status %d, %d calls, and %d of the clone\n", status, calls, calls_of_clones);
+}
+
 static unsigned long flags_in_callback;
 static unsigned short x87_in_callback;
 static unsigned mxcsr_in_callback;
@@ -327,7 +354,8 @@ int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
         {"attributes", attributes}, {"smallest", smallest}, {"full", full}, {"errors", errors}, {"c11", c11},
-        {"by_libc", by_libc},       {"tls", tls},           {"clones", clones},     {"flags", flags},
+        {"by_libc", by_libc},       {"tls", tls},           {"clones", clones},     {"no_pointer", no_pointer},
+        {"flags", flags},
     };
     static const struct named_case inner[] = {{"count_tls", count_tls}};
     if (argc == 3 && strcmp(argv[2], inner[0].name) == 0)

@@ -30,7 +30,11 @@ const TRIES: usize = 10_000;
 
 /// Whether a signal handler is running that has interrupted us.
 fn is_inside() -> bool {
-    let state = arch::state_of_thread(thread_pointer());
+    let thread = thread_pointer();
+    if thread == 0 {
+        return false;
+    }
+    let state = arch::state_of_thread(thread);
     // SAFETY: the calling thread's own state.
     unsafe { (*state).inside != 0 }
 }

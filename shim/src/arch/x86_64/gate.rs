@@ -84,6 +84,7 @@ pub(crate) unsafe extern "C" fn gate() {
         "sub rsp, 16",
         "mov r12, [rip + traceshim_thread@GOTTPOFF]",
         "add r12, fs:[0]",
+        "js 91f",
         "mov r13d, edx",
         "mov rbx, [r12 + {block}]",
         // Somebody else, who has no state of his own? On the thread's own stack
@@ -111,6 +112,7 @@ pub(crate) unsafe extern "C" fn gate() {
         "syscall",
         "cmp eax, [r12 + {tid}]",
         "je 8f",
+        "91:",
         "lea rdx, [rip + {strangers}]",
         "lock inc qword ptr [rdx]",
         "xor eax, eax",

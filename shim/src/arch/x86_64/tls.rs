@@ -4,6 +4,11 @@
 //! which may allocate. Stable Rust has no way to ask for it, so the variable is
 //! made in assembly. A preloaded library is loaded at the program's start, so
 //! the space is part of the initial image and no surplus is used up.
+//!
+//! The word that `fs` points to is its own address. Not so where a clone was made
+//! with a thread pointer that is good for nothing (Chromium gives a child's zeros, so
+//! that libc doesn't know it): the sum of it and the variable's place, below it, is
+//! negative then, and the clone has no state.
 #![allow(unsafe_code)]
 
 use crate::signals::Held;
@@ -46,9 +51,9 @@ pub(crate) fn state_of_thread(thread: u64) -> *const ThreadState {
 }
 
 /// Which signals the calling thread puts off. Apart from the rest of its state,
-/// which only one of its handlers may touch at a time.
-pub(crate) fn held() -> &'static Held {
-    let at: *const Held;
+/// which only one of its handlers may touch at a time. `None`: it has no state.
+pub(crate) fn held() -> Option<&'static Held> {
+    let at: i64;
     // SAFETY: reads the GOT and the thread pointer.
     unsafe {
         asm!(
@@ -60,5 +65,5 @@ pub(crate) fn held() -> &'static Held {
     }
     // SAFETY: in this thread's static TLS, which is there as long as it runs
     // anything; all of it is atomic.
-    unsafe { &*at }
+    (at >= 0).then(|| unsafe { &*(at as *const Held) })
 }
