@@ -156,14 +156,15 @@ def signals(check):
 
 
 def stacks(check):
-    check.births({("host", "tells"): 5, ("host", "calls_back"): 2, ("host", "fills_stack"): 1, ("host", "in_c11"): 1, ("host", "in_thread"): 1})
+    check.births({("host", "tells"): 5, ("host", "from_large_frame"): 2, ("host", "calls_back"): 2, ("host", "fills_stack"): 1, ("host", "in_c11"): 1, ("host", "in_thread"): 1})
     cases = by_case(check)
-    for case, count in (("attributes", 5), ("smallest", 200), ("full", 101), ("errors", 0), ("c11", 1), ("by_libc", 1), ("flags", 3),
+    for case, count in (("attributes", 7), ("smallest", 200), ("full", 101), ("errors", 0), ("c11", 1), ("by_libc", 1), ("flags", 3),
                         ("clones", 20000), ("no_pointer", 10)):
         entered = cases[case].of("callback_enter")
         check.expect(f"{case}: callbacks", [len(entered), {event["depth"] for event in entered} - {1}], wanted=[count, set()])
-    statuses = {event["stack_status"] for event in cases["smallest"].of("callback_enter")}
-    check.expect("smallest: stacks", statuses, wanted={"complete"})
+    for case in ("attributes", "smallest"):
+        statuses = {event["stack_status"] for event in cases[case].of("callback_enter")}
+        check.expect(f"{case}: stacks", statuses, wanted={"complete"})
     left = collections.Counter((event["function"], event["how"]) for event in cases["clones"].of("callback_exit"))
     check.expect("clones: callbacks that returned", dict(left), wanted={("host_stacks", "return"): 20000})
     # The second's are four more: what it logs, and what passes on.

@@ -32,6 +32,7 @@
 #include <time.h>
 
 IMPORT void c_calls_host_stacks(void);
+IMPORT void c_calls_from_large_frame(void);
 IMPORT void c_calls_host_flags(void);
 IMPORT int c_calls_host_clones(void *done);
 
@@ -51,7 +52,7 @@ FRAME void *tells(void *what)
     int detached, cpus;
     cpu_set_t set;
     sigset_t blocked;
-    c_calls_host_stacks();
+    c_calls_from_large_frame();
     CHECK(pthread_getattr_np(pthread_self(), &attributes) == 0);
     CHECK(pthread_attr_getstack(&attributes, &address, &size) == 0);
     CHECK(pthread_attr_getguardsize(&attributes, &guard) == 0);
@@ -74,6 +75,18 @@ FRAME void run(pthread_attr_t *attributes, const char *what)
     CHECK(pthread_join(thread, &result) == 0 && result == what);
 }
 
+FRAME void *from_large_frame(void *argument)
+{
+    c_calls_from_large_frame();
+    return argument;
+}
+
+FRAME void run_simply(pthread_attr_t *attributes)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, attributes, from_large_frame, NULL) == 0 && pthread_join(thread, NULL) == 0);
+}
+
 FRAME void attributes(void)
 {
     static _Alignas(4096) char stack[128 << 10];
@@ -89,6 +102,7 @@ FRAME void attributes(void)
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGUSR1);
     CHECK(pthread_attr_init(&a) == 0);
+    run_simply(&a);
     CHECK(pthread_attr_setstacksize(&a, 1 << 20) == 0);
     run(&a, "size");
     CHECK(pthread_attr_setguardsize(&a, 64 << 10) == 0);
@@ -99,6 +113,11 @@ FRAME void attributes(void)
     run(&a, "mask");
     CHECK(pthread_attr_setstack(&a, stack, sizeof stack) == 0);
     run(&a, "stack");
+    CHECK(pthread_attr_destroy(&a) == 0);
+    /* From now on what nobody says is this. */
+    CHECK(pthread_attr_init(&a) == 0 && pthread_attr_setstacksize(&a, 192 << 10) == 0);
+    CHECK(pthread_setattr_default_np(&a) == 0);
+    run_simply(NULL);
     CHECK(pthread_attr_destroy(&a) == 0);
 }
 

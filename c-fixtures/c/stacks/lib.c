@@ -12,6 +12,15 @@ EXPORT void c_calls_host_stacks(void)
     RBP_KEPT();
 }
 
+/* From a frame of its own that is larger than a copy of a stack of which nobody knows the bounds. */
+EXPORT void c_calls_from_large_frame(void)
+{
+    volatile char large[48 << 10];
+    large[0] = 0;
+    host_stacks();
+    large[1] = 0;
+}
+
 EXPORT void c_calls_host_flags(void)
 {
     BUSY_RBP();

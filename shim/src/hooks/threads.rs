@@ -155,23 +155,22 @@ fn origin(recording: &Recording<'_>, caller: u64, stack: StackRef) -> Origin {
 
 /// The lowest address of a stack that the program supplied, or 0; and its size.
 fn stack_of(attributes: u64) -> (u64, u64) {
-    let default = (0, DEFAULT_STACK.load(Ordering::Relaxed));
-    if attributes == 0 {
-        return default;
-    }
-    let attributes = attributes as *const libc::pthread_attr_t;
+    // SAFETY: zeros are attributes of which none is set.
+    let unset: libc::pthread_attr_t = unsafe { std::mem::zeroed() };
+    let given = attributes as *const libc::pthread_attr_t;
+    let attributes = if given.is_null() { &raw const unset } else { given };
     let (mut lo, mut bytes, mut guard) = (std::ptr::null_mut(), 0, 0);
-    // SAFETY: the program passes these attributes to `pthread_create`.
-    if unsafe { libc::pthread_attr_getstack(attributes, &raw mut lo, &raw mut bytes) } != 0 {
-        return default;
+    // SAFETY: the program passes these attributes to `pthread_create`, or they are ours.
+    unsafe { libc::pthread_attr_getstack(attributes, &raw mut lo, &raw mut bytes) };
+    // Without an address libc answers with the size's negative.
+    if (lo as u64).wrapping_add(bytes as u64) != 0 {
+        return (lo as u64, bytes as u64);
     }
+    // SAFETY: as above. Where no size is set either this is the default one.
+    unsafe { libc::pthread_attr_getstacksize(attributes, &raw mut bytes) };
     // SAFETY: as above.
     unsafe { libc::pthread_attr_getguardsize(attributes, &raw mut guard) };
-    // Without an address libc answers with the size's negative.
-    if (lo as u64).wrapping_add(bytes as u64) == 0 {
-        return (0, (bytes as u64).saturating_sub(guard as u64));
-    }
-    (lo as u64, bytes as u64)
+    (0, (bytes as u64).saturating_sub(guard as u64))
 }
 
 unsafe extern "C-unwind" fn after_create(context: *mut Context, thread: *mut ThreadState) {
