@@ -159,12 +159,15 @@ def stacks(check):
     check.births({("host", "tells"): 5, ("host", "from_large_frame"): 2, ("host", "calls_back"): 2, ("host", "fills_stack"): 1, ("host", "in_c11"): 1, ("host", "in_thread"): 1})
     cases = by_case(check)
     for case, count in (("attributes", 7), ("smallest", 200), ("full", 101), ("errors", 0), ("c11", 1), ("by_libc", 1), ("flags", 3),
-                        ("clones", 20000), ("no_pointer", 10)):
+                        ("clones", 20000), ("no_pointer", 10), ("coroutine", 1)):
         entered = cases[case].of("callback_enter")
         check.expect(f"{case}: callbacks", [len(entered), {event["depth"] for event in entered} - {1}], wanted=[count, set()])
     for case in ("attributes", "smallest"):
         statuses = {event["stack_status"] for event in cases[case].of("callback_enter")}
         check.expect(f"{case}: stacks", statuses, wanted={"complete"})
+    # libc's own first function on such a stack has no unwind information.
+    names = [bare(frame.get("symbol")) for frame in cases["coroutine"].one("callback_enter")["stack"][:3]]
+    check.expect("coroutine: frames", names, wanted=["host_stacks", "c_calls_from_large_frame", "on_coroutine"])
     left = collections.Counter((event["function"], event["how"]) for event in cases["clones"].of("callback_exit"))
     check.expect("clones: callbacks that returned", dict(left), wanted={("host_stacks", "return"): 20000})
     # The second's are four more: what it logs, and what passes on.

@@ -7,6 +7,7 @@ use crate::callbacks;
 use crate::modules;
 use crate::recording::Recording;
 use crate::sandbox::{self, Call};
+use std::cell::Cell;
 use std::ops::Range;
 use traceshim_ring::env::UnwinderChoice;
 use traceshim_ring::record::StackRef;
@@ -103,11 +104,33 @@ fn walk(
         let alternate = unsafe { StackBounds::new(sp, top) };
         return run(set, capturer, &[alternate, whole], caller, policy, out);
     }
-    // A stack of unknown bounds, such as a coroutine's: the system copies as
-    // much as there is, and nothing else is touched.
+    // A stack of unknown bounds, such as a coroutine's.
     let copied = copy_from_own_memory(sp, copy);
     let words = copy.get(..copied).unwrap_or_default();
-    run(set, capturer, &StackArray { base: sp, words }, caller, policy, out)
+    let left = if copied == copy.len() { Cell::new(MOST_READS) } else { Cell::new(0) };
+    run(set, capturer, &Copied { copy: StackArray { base: sp, words }, left }, caller, policy, out)
+}
+
+/// Words that are asked for one by one, at most.
+const MOST_READS: u32 = 512;
+
+/// A stack that the system copies as far as it is mapped, so that nothing of it is
+/// touched. Behind the copy, where that wasn't all, words are copied one by one.
+struct Copied<'a> {
+    copy: StackArray<'a>,
+    left: Cell<u32>,
+}
+
+impl StackMemory for Copied<'_> {
+    fn read(&self, address: u64) -> Option<u64> {
+        let copied = self.copy.read(address);
+        if copied.is_some() || address & 7 != 0 || address < self.copy.base {
+            return copied;
+        }
+        self.left.set(self.left.get().checked_sub(1)?);
+        let mut word = [0];
+        (copy_from_own_memory(address, &mut word) == 1).then_some(word[0])
+    }
 }
 
 fn run<M: StackMemory>(

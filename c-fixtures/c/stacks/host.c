@@ -13,6 +13,7 @@
  *                (host_stacks): the creator's callbacks are recorded; theirs are counted as not recorded
  *   no_pointer   a clone as of vfork whose thread pointer leads to zeros (so does Chromium): it calls back, logs, and calls
  *                what the tracer stands before, and none of it is recorded; its creator's callbacks afterwards are
+ *   coroutine    a callback from a large frame on a stack that nobody knows the bounds of
  *   flags        the direction flag, the rounding of both units and the exception masks, in a callback and after it
  */
 #define _GNU_SOURCE
@@ -30,6 +31,7 @@
 #include <sys/syscall.h>
 #include <threads.h>
 #include <time.h>
+#include <ucontext.h>
 
 IMPORT void c_calls_host_stacks(void);
 IMPORT void c_calls_from_large_frame(void);
@@ -341,6 +343,28 @@ FRAME void no_pointer(void)
     say("no_pointer: status %d, %d calls, and %d of the clone\n", status, calls, calls_of_clones);
 }
 
+static ucontext_t back, aside;
+
+static void on_coroutine(void)
+{
+    c_calls_from_large_frame();
+    STAY();
+}
+
+FRAME void coroutine(void)
+{
+    const size_t size = 256 << 10;
+    CHECK(getcontext(&aside) == 0);
+    aside.uc_stack.ss_sp = malloc(size);
+    CHECK(aside.uc_stack.ss_sp != NULL);
+    aside.uc_stack.ss_size = size;
+    aside.uc_link = &back;
+    makecontext(&aside, on_coroutine, 0);
+    CHECK(swapcontext(&back, &aside) == 0);
+    free(aside.uc_stack.ss_sp);
+    say("coroutine: %d calls\n", calls);
+}
+
 static unsigned long flags_in_callback;
 static unsigned short x87_in_callback;
 static unsigned mxcsr_in_callback;
@@ -373,7 +397,7 @@ int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
         {"attributes", attributes}, {"smallest", smallest}, {"full", full}, {"errors", errors}, {"c11", c11},
-        {"by_libc", by_libc},       {"tls", tls},           {"clones", clones},     {"no_pointer", no_pointer},
+        {"by_libc", by_libc},       {"tls", tls},           {"clones", clones},     {"no_pointer", no_pointer}, {"coroutine", coroutine},
         {"flags", flags},
     };
     static const struct named_case inner[] = {{"count_tls", count_tls}};
