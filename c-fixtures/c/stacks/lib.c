@@ -18,7 +18,7 @@ EXPORT void c_calls_from_large_frame(void)
     volatile char large[48 << 10];
     large[0] = 0;
     host_stacks();
-    large[1] = 0;
+    large[1] = large[0];
 }
 
 EXPORT void c_calls_host_flags(void)

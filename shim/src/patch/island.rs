@@ -55,7 +55,8 @@ pub(crate) struct Words {
     pub(crate) copy: u64,
     /// What the thunk leads to.
     next: u64,
-    /// The function's own code, less a margin.
+    /// The function's own code, less a margin in front; a call that doesn't return
+    /// may be its last instruction.
     pub(crate) code: u64,
     pub(crate) code_bytes: u64,
     /// Where the module has the function's address for its own calls.
@@ -64,8 +65,7 @@ pub(crate) struct Words {
     back: u64,
 }
 
-/// Return addresses and targets of calls have at least so much code before and
-/// behind them.
+/// Return addresses have at least so much code before them.
 const MARGIN: u64 = 16;
 
 /// Cells that are being written.
@@ -131,7 +131,7 @@ impl Island {
             Calls::All => (arch::shell(), 0..0, [0; 2]),
             Calls::FromOutside { code, own_slots } => (arch::inside_call(), code.clone(), *own_slots),
         };
-        let bytes = (code.end - code.start).saturating_sub(2 * MARGIN);
+        let bytes = (code.end - code.start + 1).saturating_sub(MARGIN);
         let words = [
             stub,
             cell.copy,

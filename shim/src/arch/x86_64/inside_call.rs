@@ -9,6 +9,9 @@ use crate::patch::Words;
 use std::arch::naked_asm;
 use std::mem::offset_of;
 
+/// More than what is looked at of a called entry.
+const LOOKED_AT: i32 = 32;
+
 /// What a thunk leads to when the return address is in the function's own
 /// module. r11: its [`Words`]; at rsp - 8: the caller's r11.
 pub(crate) fn inside_call() -> u64 {
@@ -35,6 +38,9 @@ unsafe extern "C" fn decide() {
         "jne 4f",
         "mov rax, rcx",
         "sub rax, [r11 + {code}]",
+        "cmp rax, [r11 + {code_bytes}]",
+        "jae 4f",
+        "add rax, {looked_at}",
         "cmp rax, [r11 + {code_bytes}]",
         "jae 4f",
         // Is it an entry of the procedure linkage table, with endbr64 and bnd
@@ -79,5 +85,6 @@ unsafe extern "C" fn decide() {
         code = const offset_of!(Words, code),
         code_bytes = const offset_of!(Words, code_bytes),
         own_slots = const offset_of!(Words, own_slots),
+        looked_at = const LOOKED_AT,
     )
 }
