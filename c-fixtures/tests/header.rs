@@ -151,6 +151,63 @@ fn every_kind_of_link() {
     }
 }
 
+/// What compilers put into every function has no place in those of the header.
+#[test]
+fn every_kind_of_instrumentation() {
+    let scratch = Scratch::new("instrumented");
+    let shim = scratch.0.join("stand_in.so");
+    must_compile("cc", &["-shared", "-fPIC"], "stand_in.c", &shim);
+    let kinds: &[(&str, &[&str])] = &[
+        ("gcc", &["-fprofile-generate"]),
+        ("gcc", &["--coverage"]),
+        ("gcc", &["-pg"]),
+        ("gcc", &["-fstack-protector-all", "-fstack-clash-protection"]),
+        ("gcc", &["-fsanitize=undefined", "-fno-sanitize-recover"]),
+        ("gcc", &["-fsanitize=thread"]),
+        ("gcc", &["-fpatchable-function-entry=4,2"]),
+        ("gcc", &["-finstrument-functions", "instrument.c"]),
+        ("gcc", &["-fsanitize-coverage=trace-pc", "instrument.c"]),
+        ("gcc", &["-flto"]),
+        ("gcc", &["-fzero-call-used-regs=all"]),
+        ("clang", &["-fstack-protector-all", "-fstack-clash-protection"]),
+        ("clang", &["-finstrument-functions", "instrument.c"]),
+        ("clang", &["-fsanitize-coverage=trace-pc-guard", "instrument.c"]),
+        ("clang", &["-fxray-instrument", "-fxray-instruction-threshold=1", "-c"]),
+    ];
+    for (compiler, flags) in kinds {
+        if !is_installed(compiler) {
+            continue;
+        }
+        for level in ["-O0", "-O2"] {
+            // Some leave files where they run, and find them again.
+            let folder = Scratch::new("instrumented-program");
+            let program = folder.0.join("use");
+            let only_compiled = flags.contains(&"-c");
+            let more = flags
+                .iter()
+                .filter(|flag| flag.ends_with(".c"))
+                .map(|file| source(file).display().to_string());
+            let more: Vec<String> = more.collect();
+            let plain = flags.iter().filter(|flag| !flag.ends_with(".c")).copied();
+            let flags: Vec<&str> =
+                plain.chain([level, "-w"]).chain(more.iter().map(String::as_str)).collect();
+            must_compile(compiler, &flags, "use.c", &program);
+            if only_compiled {
+                continue;
+            }
+            let mut command = Command::new(&program);
+            let output = command.env("LD_PRELOAD", &shim).current_dir(&folder.0).output().expect("it runs");
+            let text = |bytes| String::from_utf8(bytes).expect("text");
+            assert!(output.status.success(), "{compiler} {flags:?}: {}", output.status);
+            assert_eq!(
+                (text(output.stdout), text(output.stderr)),
+                (TRACED_C.into(), TOLD.into()),
+                "{compiler} {flags:?}"
+            );
+        }
+    }
+}
+
 /// The warnings that a user's own mistakes deserve are not lost with the header's.
 #[test]
 fn mistakes_are_reported() {
