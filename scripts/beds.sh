@@ -84,11 +84,45 @@ check_cpython() {
     births cpython "$scratch/cpython.strace" "$scratch/cpython.counted.trace"
 }
 
-# by_of RUN: sets by, what is in front of the interpreter.
+# by_of RUN [BED]: sets by, what is in front of the interpreter.
 by_of() {
     by=()
-    [[ $1 == plain ]] || by=("$collector" record -o "$scratch/cpython.$1.trace" --)
-    [[ $1 != counted ]] || by+=("${strace[@]}" -o "$scratch/cpython.strace")
+    [[ $1 == plain ]] || by=("$collector" record -o "$scratch/${2-cpython}.$1.trace" --)
+    [[ $1 != counted ]] || by+=("${strace[@]}" -o "$scratch/${2-cpython}.strace")
+}
+
+# Suites that Debian has installed: of GLib's what is about threads, processes and
+# main loops, or all of it, and others.
+check_suites() {
+    ((all)) || { echo "suites: only with --all"; return; }
+    local suites=() few=() wanted run repeat
+    # Those that make a hundred thousand threads take minutes under strace.
+    for wanted in thread thread-pool cond 'once*' asyncqueue timer 'spawn*' gsubprocess task unix 'slice*' signals \
+        signal-handler gdbus-threading gdbus-connection 'module*' resources dynamictests cancellable private socket \
+        pollable; do
+        few+=("glib:$wanted")
+    done
+    if ((all)); then suites=(glib gjs libsoup-3.0 dbus libostree); else suites=("${few[@]}"); fi
+    title "suites: ${suites[*]}"
+    for run in plain traced counted; do
+        [[ $run != counted ]] || suites=("${few[@]}")
+        by_of "$run" suites
+        "${by[@]}" /usr/bin/python3 scripts/beds/installed.py "${suites[@]}" >"$scratch/suites.$run" 2>"$scratch/suites.log" </dev/null ||
+            { echo "  FAIL  suites, $run"; tail -5 "$scratch/suites.log"; failed+=("suites, $run"); }
+    done
+    (($(wc -l <"$scratch/suites.plain") > 200)) || { echo "  FAIL  suites: too few tests"; failed+=("suites, tests"); }
+    # As with CPython's.
+    mapfile -t repeat < <(diff "$scratch/suites.plain" "$scratch/suites.traced" | sed -n 's/^[<>] \([^ ]*\) .*/\1/p' | sort -u)
+    if ((${#repeat[@]} > 0)); then
+        echo "        again: ${repeat[*]}"
+        for run in plain traced; do
+            by_of "$run" suites
+            "${by[@]}" /usr/bin/python3 scripts/beds/installed.py -j 1 "${suites[@]%%:*}" --only "${repeat[@]}" \
+                >"$scratch/suites.$run" 2>"$scratch/suites.log" </dev/null || true
+        done
+    fi
+    expect_file "suites, $(wc -l <"$scratch/suites.plain") outcomes" "$scratch/suites.traced" "$scratch/suites.plain"
+    births suites "$scratch/suites.strace" "$scratch/suites.counted.trace"
 }
 
 # Programs with a sanitizer, one of them with an error to be found.
@@ -263,7 +297,7 @@ check_packages() {
     compare pypi -- bash scripts/beds/pypi.sh "$scratch/pypi"
 }
 
-beds=(cpython sanitizers preloads launches watchers programs servers packages browser)
+beds=(cpython suites sanitizers preloads launches watchers programs servers packages browser)
 all=0
 names=()
 for name in "${rest[@]}"; do
@@ -274,6 +308,9 @@ for name in "${names[@]}"; do
     case $name in
     cpython)
         if /usr/bin/python3 -c 'import test.test_thread' 2>/dev/null; then check_cpython; else skip cpython "its tests aren't installed"; fi
+        ;;
+    suites)
+        if have dbus-run-session && [[ -d /usr/share/installed-tests/glib ]]; then check_suites; else echo "skipped: suites: GLib's tests aren't installed"; fi
         ;;
     *)
         [[ " ${beds[*]} " == *" $name "* ]] || die "$name: no such bed; there are ${beds[*]}"
