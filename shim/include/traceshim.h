@@ -90,24 +90,27 @@
 #define TRACESHIM_LANDING_ ""
 #endif
 /* What a compiler would put into them besides, for profiles and coverage, would lose the arguments. */
-#define TRACESHIM_BARE_ __attribute__((naked, unused, no_instrument_function))
 #ifdef __has_attribute
 #if __has_attribute(no_profile_instrument_function)
-#undef TRACESHIM_BARE_
-#define TRACESHIM_BARE_                                                                                                \
-    __attribute__((naked, unused, no_instrument_function, no_profile_instrument_function)) TRACESHIM_NO_COVERAGE_
+#define TRACESHIM_NO_PROFILE_ __attribute__((no_profile_instrument_function))
 #endif
 #if defined(__clang__) && __clang_major__ >= 13
 #define TRACESHIM_NO_COVERAGE_ __attribute__((no_sanitize("coverage")))
 #elif __has_attribute(no_sanitize_coverage)
 #define TRACESHIM_NO_COVERAGE_ __attribute__((no_sanitize_coverage))
-#else
+#endif
+#endif
+#ifndef TRACESHIM_NO_PROFILE_
+#define TRACESHIM_NO_PROFILE_
+#endif
+#ifndef TRACESHIM_NO_COVERAGE_
 #define TRACESHIM_NO_COVERAGE_
 #endif
-#endif
+#define TRACESHIM_BARE_                                                                                                \
+    __attribute__((naked, unused, no_instrument_function)) TRACESHIM_NO_PROFILE_ TRACESHIM_NO_COVERAGE_
 #define TRACESHIM_FUNCTION_(type, name, parameters, otherwise)                                                         \
     static type name parameters __asm__(#name ".through");                                                             \
-    static TRACESHIM_BARE_ type name parameters {                               \
+    static TRACESHIM_BARE_ type name parameters {                                                                      \
         __asm__ __volatile__(TRACESHIM_LANDING_ ".weak " #name "\n\t"                                                  \
                              "{movq " #name "@GOTPCREL(%%rip), %%r11|mov r11, QWORD PTR " #name "@GOTPCREL[rip]}\n\t"  \
                              "{testq %%r11, %%r11|test r11, r11}\n\t"                                                  \

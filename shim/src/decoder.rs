@@ -76,10 +76,10 @@ pub(crate) fn unlock_after_fork() {
 #[allow(unsafe_code)]
 pub(crate) unsafe fn forget_others() {
     for tables in [&DECODING, &ENCODING] {
-        if tables.making.is_locked() && tables.state.load(Ordering::Acquire) == NONE {
+        // SAFETY: the caller's promise.
+        let were_made = unsafe { lock::free_in_child(&tables.making) };
+        if were_made && tables.state.load(Ordering::Acquire) == NONE {
             tables.state.store(LOST, Ordering::Release);
         }
-        // SAFETY: the caller's promise.
-        unsafe { lock::free_in_child(&tables.making) };
     }
 }

@@ -5,11 +5,12 @@
 #![allow(unsafe_code)]
 
 use crate::arch;
+use crate::hooks::threads::thread_pointer;
 use crate::sandbox::{self, Call};
 use crate::signals;
 use crate::tracer;
 use parking_lot::lock_api::{GuardSend, Mutex, RawMutex};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A mutex over the lock.
 pub(crate) type Lock<T> = Mutex<RawLock, T>;
@@ -25,7 +26,8 @@ pub(crate) struct RawLock {
     state: AtomicU32,
     /// Whether whoever has it puts off signals.
     holds: AtomicBool,
-    for_fork: AtomicBool,
+    /// The thread that has it while it forks, else 0.
+    for_fork: AtomicU64,
 }
 
 impl RawLock {
@@ -56,11 +58,8 @@ impl RawLock {
 // through, until it sets FREE again.
 unsafe impl RawMutex for RawLock {
     #[allow(clippy::declare_interior_mutable_const, reason = "the trait has it so")]
-    const INIT: RawLock = RawLock {
-        state: AtomicU32::new(FREE),
-        holds: AtomicBool::new(false),
-        for_fork: AtomicBool::new(false),
-    };
+    const INIT: RawLock =
+        RawLock { state: AtomicU32::new(FREE), holds: AtomicBool::new(false), for_fork: AtomicU64::new(0) };
     type GuardMarker = GuardSend;
 
     fn lock(&self) {
@@ -117,7 +116,7 @@ pub(crate) fn lock_for_fork<T>(lock: &Lock<T>, tries: usize) {
         if let Some(guard) = lock.try_lock() {
             std::mem::forget(guard);
             // SAFETY: nothing is done with it but what the lock is for.
-            unsafe { lock.raw() }.for_fork.store(true, Ordering::Relaxed);
+            unsafe { lock.raw() }.for_fork.store(thread_pointer(), Ordering::Relaxed);
             return;
         }
         give_way();
@@ -136,19 +135,54 @@ pub(crate) fn give_way() {
 /// After a fork, in both processes: undoes [`lock_for_fork`].
 pub(crate) fn unlock_after_fork<T>(lock: &Lock<T>) {
     // SAFETY: as there.
-    if unsafe { lock.raw() }.for_fork.swap(false, Ordering::Relaxed) {
+    let for_fork = &unsafe { lock.raw() }.for_fork;
+    if for_fork.compare_exchange(thread_pointer(), 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
         // SAFETY: locked by `lock_for_fork`, in this thread.
         unsafe { lock.force_unlock() };
     }
 }
 
 /// In a child, at its only thread's first event: whoever held the lock is gone.
+/// Returns whether another thread had it. What this one took for the fork, whose
+/// handlers aren't all through yet, is undone.
 ///
 /// # Safety
 /// The calling thread is the only one.
-pub(crate) unsafe fn free_in_child<T>(lock: &Lock<T>) {
+pub(crate) unsafe fn free_in_child<T>(lock: &Lock<T>) -> bool {
+    unlock_after_fork(lock);
     // SAFETY: nobody else is there who could be let through.
     let raw = unsafe { lock.raw() };
-    raw.for_fork.store(false, Ordering::Relaxed);
-    raw.state.store(FREE, Ordering::Release);
+    raw.for_fork.store(0, Ordering::Relaxed);
+    raw.state.swap(FREE, Ordering::Release) != FREE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signals::blocked;
+
+    #[test]
+    fn a_fork_leaves_no_lock_and_no_signal_behind() {
+        static LOCK: Lock<()> = Lock::new(());
+        let before = blocked();
+        lock_for_fork(&LOCK, 1);
+        assert!(LOCK.is_locked() && blocked() != before);
+        // Another thread that forks meanwhile, and got none.
+        std::thread::spawn(|| unlock_after_fork(&LOCK)).join().unwrap();
+        assert!(LOCK.is_locked());
+        // An event comes before the handlers are through.
+        // SAFETY: no other thread uses the lock.
+        assert!(!unsafe { free_in_child(&LOCK) });
+        assert!(!LOCK.is_locked() && blocked() == before);
+        unlock_after_fork(&LOCK);
+        assert_eq!(blocked(), before);
+
+        // What a thread took for a fork of its own that isn't here.
+        std::thread::spawn(|| lock_for_fork(&LOCK, 1)).join().unwrap();
+        // SAFETY: as above.
+        assert!(unsafe { free_in_child(&LOCK) });
+        assert!(!LOCK.is_locked() && signals::hold() && blocked() != before);
+        signals::release();
+        assert_eq!(blocked(), before);
+    }
 }

@@ -161,24 +161,20 @@ fn permit(set: Set) {
     });
 }
 
-/// Whether a call for this mode, with the filter at `program`, isn't refused anyway.
-pub(crate) fn may_begin(mode: u64, program: u64) -> bool {
-    match u32::try_from(mode) {
-        Ok(libc::SECCOMP_MODE_STRICT) => true,
-        Ok(libc::SECCOMP_MODE_FILTER) => program != 0,
-        _ => false,
-    }
-}
-
 /// Before a call that enters a sandbox, in which `program` (a `sock_fprog`'s
-/// address) is what filters. What is returned is for [`entered`].
-pub(crate) fn enter(mode: u64, program: u64) -> Set {
+/// address) is what filters. What is returned is for [`entered`]; nothing, where the
+/// call is refused anyway.
+pub(crate) fn enter(mode: u64, program: u64) -> Option<Set> {
+    let is_strict = match u32::try_from(mode) {
+        // It takes the time-stamp counter away, too.
+        Ok(libc::SECCOMP_MODE_STRICT) => true,
+        Ok(libc::SECCOMP_MODE_FILTER) if program != 0 => false,
+        _ => return None,
+    };
     // A child of vfork has a sandbox of its own, and our memory.
     if is_vforked() {
-        return 0;
+        return None;
     }
-    // The strict mode takes the time-stamp counter away, too.
-    let is_strict = mode as u32 == libc::SECCOMP_MODE_STRICT;
     let set = if is_strict { ALL } else { read(program).map_or(ALL, |program| forbidden_by(&program)) };
     let asks_kernel = tracer::current().is_some_and(|tracer| tracer.clock == TickClock::Monotonic);
     if is_strict || asks_kernel && has(set, ClockGettime) {
@@ -192,7 +188,7 @@ pub(crate) fn enter(mode: u64, program: u64) -> Set {
         tracer.reserve_all();
     }
     forbid(set);
-    set
+    Some(set)
 }
 
 /// How many more threads are recorded where no memory can be mapped for them.
@@ -202,7 +198,7 @@ const SPARE_BLOCKS: usize = 8;
 pub(crate) fn entered(set: Set, succeeded: bool) {
     if !succeeded {
         permit(set);
-    } else if !is_vforked() {
+    } else {
         vouch();
     }
 }

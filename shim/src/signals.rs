@@ -34,7 +34,8 @@ const fn bit(signal: libc::c_int) -> Signals {
 }
 
 /// Puts the calling thread's signals off until it [`release`]s them; the two nest.
-/// Returns whether there is anything to release: not where a sandbox forbids it, and in a clone without a state.
+/// Returns whether there is anything to release: not where a sandbox forbids it, nor
+/// in a clone without a state.
 pub(crate) fn hold() -> bool {
     if !sandbox::allows(&[Call::RtSigprocmask]) {
         return false;
@@ -64,15 +65,17 @@ fn set_mask(how: libc::c_int, new: *const Signals, old: *mut Signals) {
     unsafe { arch::system_call(libc::SYS_rt_sigprocmask, arguments) };
 }
 
+/// What is blocked in the calling thread.
+#[cfg(test)]
+pub(crate) fn blocked() -> Signals {
+    let mut now = 0;
+    set_mask(libc::SIG_BLOCK, std::ptr::null(), &raw mut now);
+    now
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn blocked() -> Signals {
-        let mut now = 0;
-        set_mask(libc::SIG_BLOCK, std::ptr::null(), &raw mut now);
-        now
-    }
 
     #[test]
     fn signals_are_put_off_until_the_last_release() {

@@ -265,6 +265,7 @@ pub(crate) fn begin_anew() {
 #[cold]
 pub(crate) fn after_fork() -> Option<&'static Tracer> {
     let _errno = KeepErrno::new();
+    let is_child = is_another_process();
     let parent = CURRENT.swap(null_mut(), Ordering::AcqRel);
     let (pulse, is_real) = pulse_word();
     if is_real {
@@ -273,7 +274,6 @@ pub(crate) fn after_fork() -> Option<&'static Tracer> {
     // SAFETY: tracers are never freed. The parent's ring is not mapped here;
     // only its configuration is looked at.
     let parent = unsafe { parent.as_ref() }?;
-    let is_child = sandbox::allows(&[Call::Getpid]) && parent.pid != std::process::id();
     if is_child {
         // SAFETY: this is the child's only thread.
         unsafe { forget_others() };

@@ -53,17 +53,16 @@ fn asked(args: &[u64; 6]) -> Option<(u64, u64)> {
         libc::SYS_prctl if args[1] as i32 == libc::PR_SET_SECCOMP => Some((args[2], args[3])),
         _ => None,
     }
-    .filter(|&(mode, filter)| sandbox::may_begin(mode, filter))
 }
 
 unsafe extern "C-unwind" fn before_syscall(context: *mut Context, _: *mut ThreadState) {
     // SAFETY: the entry's own context.
     let context = unsafe { &mut *context };
-    if let Some((mode, filter)) = asked(&context.args)
-        && tracer::current().is_some()
+    if tracer::current().is_some()
+        && let Some((mode, filter)) = asked(&context.args)
+        && let Some(set) = sandbox::enter(mode, filter)
     {
-        context.note[0] = sandbox::enter(mode, filter);
-        context.live = arch::AROUND;
+        (context.note[0], context.live) = (set, arch::AROUND);
     }
 }
 

@@ -236,7 +236,7 @@ pub(crate) unsafe extern "C-unwind" fn on_return(_: *mut Context, thread: *mut T
     unsafe { (*thread).returned = true };
 }
 
-pub(super) fn thread_pointer() -> u64 {
+pub(crate) fn thread_pointer() -> u64 {
     // SAFETY: always succeeds; a `pthread_t` is the thread pointer in glibc.
     unsafe { libc::pthread_self() }
 }
@@ -393,9 +393,10 @@ unsafe extern "C-unwind" fn before_prctl(context: *mut Context, _: *mut ThreadSt
     }
     match context.args[0] as i32 {
         libc::PR_SET_NAME => context.live = arch::AROUND,
-        libc::PR_SET_SECCOMP if sandbox::may_begin(context.args[1], context.args[2]) => {
-            context.note[0] = sandbox::enter(context.args[1], context.args[2]);
-            context.live = arch::AROUND;
+        libc::PR_SET_SECCOMP => {
+            if let Some(set) = sandbox::enter(context.args[1], context.args[2]) {
+                (context.note[0], context.live) = (set, arch::AROUND);
+            }
         }
         libc::PR_SET_TSC if context.args[1] as i32 == libc::PR_TSC_SIGSEGV => sandbox::no_clock(),
         _ => {}
