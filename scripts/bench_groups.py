@@ -57,12 +57,13 @@ def callback(run):
     work = run.workload
     shapes = {name: run.shape(name) for name in SHAPES
               if run.wants(f"callback/{name}") or
-              name == "7" and (run.wants("callback/nostack") or run.wants("callback/fresh-ring"))}
+              name == "7" and any(run.wants(f"callback/{other}") for other in ("nostack", "fresh-ring", "full-ring"))}
     for name, shape in shapes.items():
         run.check_stacks(SHAPES[name]["frames"], **shape)
     nostack = work.shimmed(TRACESHIM_STACK_DEPTH="0")
     run.stacks_of(env=nostack)
     fresh = dict(work.shimmed(), TRACESHIM_OVERFLOW="drop", TRACESHIM_RING_BYTES="256M")
+    full = dict(work.shimmed(), TRACESHIM_OVERFLOW="drop", TRACESHIM_RING_BYTES="256K")
     peers = run.peers()
 
     rounds, batches = (3, 3) if run.quick else (15, 5)
@@ -77,6 +78,7 @@ def callback(run):
             if name == "7":
                 samples.add((name, "nostack"), work.callback_ns(env=nostack, **warm))
                 samples.add((name, "fresh-ring"), work.callback_ns(env=fresh, **times, **shape))
+                samples.add((name, "full-ring"), work.callback_ns(env=full, **warm))
             for peer in peers:
                 less = {"warm": work.lap if peer.name == "LTTng-UST" else 0}
                 if peer.name == "perf uprobes":
@@ -89,14 +91,15 @@ def callback(run):
     run.progress("")
     for bench, name, ours in (("nostack", "7", "nostack"), ("7", "7", "ours"), ("33", "33", "ours"),
                               ("mixed", "mixed", "ours"),
-                              ("mixed-alike", "mixed-alike", "ours"), ("fresh-ring", "7", "fresh-ring")):
+                              ("mixed-alike", "mixed-alike", "ours"), ("fresh-ring", "7", "fresh-ring"),
+                              ("full-ring", "7", "full-ring")):
         if name not in shapes:
             continue
         bare = (name, "bare")
         extra = samples.extra_median((name, ours), bare), samples.extra_minimum((name, ours), bare)
         yield Line(f"callback/{bench}", extra[0], "bare call", samples.median(bare), ours_min=extra[1],
                    theirs_min=samples.minimum(bare))
-        if bench == "fresh-ring":
+        if bench.endswith("-ring"):
             continue
         for peer in peers:
             key = (name, peer.name)
@@ -344,7 +347,8 @@ GROUPS = {
     "A capture": (capture, [f"capture/{kind}/{depth}" for kind in ("hot", "mixed", "leaf", "miss", "cold")
                             for depth in DEPTHS]),
     "A callback, enter and exit, beyond the bare call": (
-        callback, ["callback/nostack", *(f"callback/{name}" for name in SHAPES), "callback/fresh-ring"]),
+        callback, ["callback/nostack", *(f"callback/{name}" for name in SHAPES), "callback/fresh-ring",
+                   "callback/full-ring"]),
     "Instructions of a callback": (
         instructions, ["instructions/nostack", *(f"instructions/{name}" for name in SHAPES)]),
     "A thread's creation and join, beyond the bare one": (thread, ["thread/create-join"]),

@@ -320,6 +320,32 @@ fn every_event_is_drained_or_counted_as_lost() {
 }
 
 #[test]
+fn however_a_callback_ends_it_is_recorded_or_counted_as_lost() {
+    let program = fixture("unwind-ways", "O2-fp");
+    let mut accounted = None;
+    // Trampolines count what is lost in a full ring; in the last one nothing is.
+    for options in [["64K", "drop"], ["64K", "overwrite"], ["256K", "drop"], ["32M", "drop"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let output = preloaded(&program, dir.path())
+            .arg("40000")
+            .env("TRACESHIM_RING_BYTES", options[0])
+            .env("TRACESHIM_OVERFLOW", options[1])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let stats = stdout(&[&"stats", &"--no-symbols", &"--format", &"json", &dir.path()]);
+        let stats: Value = serde_json::from_str(&stats).unwrap();
+        let lost = stats["lost"].as_u64().unwrap();
+        let all = stats["events"].as_u64().unwrap() + lost;
+        assert_eq!(*accounted.get_or_insert(all), all, "{options:?}: {stats}");
+        assert_eq!(lost == 0, options[0] == "32M", "{options:?}: {stats}");
+        assert_eq!(stats["damaged"], 0);
+    }
+    // Enter and exit of each jump, and of both callbacks of each hundredth.
+    assert!(accounted.is_some_and(|all| all > 2 * 40_000 + 4 * 400));
+}
+
+#[test]
 fn record_survives_the_kill_of_its_command() {
     let dir = tempfile::tempdir().unwrap();
     let script =

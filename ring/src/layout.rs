@@ -158,6 +158,18 @@ pub const HOOK_WORDS: usize = 2;
 pub const NODE_WORDS: usize = 2;
 /// Words in a ledger line.
 pub const LEDGER_WORDS: usize = 4;
+
+/// Words of a thread's line in the loss ledger.
+pub mod ledger {
+    /// Its serial number and, in the upper half, its kernel id.
+    pub const WHO: usize = 0;
+    /// How many events it lost.
+    pub const COUNT: usize = 1;
+    /// Ticks of the first.
+    pub const FROM: usize = 2;
+    /// Ticks of the last.
+    pub const TO: usize = 3;
+}
 /// The longest string that is interned whole, in bytes.
 pub const STRING_MAX: usize = (CHUNK_WORDS - CHUNK_HEADER_WORDS - 2) * 8;
 /// The smallest ring, in bytes.

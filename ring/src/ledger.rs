@@ -2,7 +2,7 @@
 
 use crate::layout::{
     CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, CHUNK_HEADER_WORDS, CHUNK_WORDS, LEDGER_WORDS, REF_BYTES,
-    Ref, Table, header,
+    Ref, Table, header, ledger,
 };
 use crate::record::{Head, kind, pair};
 use crate::ring::{Cursor, Owner, Ring};
@@ -74,24 +74,34 @@ impl Ring<'_> {
             || {
                 let id = self.grow(Table::Ledger, LEDGER_WORDS)?;
                 let at = id as usize * (REF_BYTES / 8);
-                self.store(at + 2, u64::MAX, Ordering::Relaxed);
-                self.store(at, who, Ordering::Release);
+                self.store(at + ledger::FROM, u64::MAX, Ordering::Relaxed);
+                self.store(at + ledger::WHO, who, Ordering::Release);
                 Some(id)
             },
         )
         .unwrap_or(0)
     }
 
+    /// The address of a thread's own line; 0 without one.
+    pub(crate) fn line(&self, line: Ref) -> u64 {
+        let at = line as usize * (REF_BYTES / 8);
+        match self.at(at + LEDGER_WORDS - 1) {
+            Some(_) if line != 0 => self.address() + at as u64 * 8,
+            _ => 0,
+        }
+    }
+
     fn add_run(&self, line: Ref, run: Run) {
-        let at = if line == 0 { header::OTHER_LOSSES - 1 } else { line as usize * (REF_BYTES / 8) };
-        if let Some(from) = self.at(at + 2) {
+        let at =
+            if line == 0 { header::OTHER_LOSSES - ledger::COUNT } else { line as usize * (REF_BYTES / 8) };
+        if let Some(from) = self.at(at + ledger::FROM) {
             from.fetch_min(run.from, Ordering::Relaxed);
         }
-        if let Some(to) = self.at(at + 3) {
+        if let Some(to) = self.at(at + ledger::TO) {
             to.fetch_max(run.to, Ordering::Relaxed);
         }
         // The count last: a reader that sees it sees a range that holds it.
-        if let Some(count) = self.at(at + 1) {
+        if let Some(count) = self.at(at + ledger::COUNT) {
             count.fetch_add(run.count, Ordering::Release);
         }
     }

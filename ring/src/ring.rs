@@ -188,6 +188,18 @@ impl<'a> Ring<'a> {
             && (0..header::PARTIAL_LEN).all(|i| self.load(header::PARTIAL + i, Ordering::Relaxed) == 0)
     }
 
+    /// The address of the thread's line in the loss ledger if [`Ring::will_lose`],
+    /// else 0, for a writer in assembly. It does what [`Ring::count_loss`] does as
+    /// long as the thread has no chunk and `FULL_EPOCH` is one more than
+    /// `FREED_EPOCH`.
+    #[inline]
+    pub fn losses(&self, cursor: &Cursor) -> u64 {
+        if cursor.chunk != 0 || !self.will_lose(cursor) {
+            return 0;
+        }
+        self.line(cursor.ledger)
+    }
+
     /// Appends a record of `1 + body.len()` words and publishes it with one
     /// release store. `false`: there was no room, and the loss was counted.
     #[inline]

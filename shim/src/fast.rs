@@ -5,7 +5,9 @@
 //! to find out beforehand is put into a few words of the thread's state by the
 //! last event that took the long way, and stands for one *pulse* of the tracer:
 //! a number that changes with the modules, in a forked child and when tracing
-//! stops. Whatever is unusual is left to the gate and its handlers.
+//! stops. Whatever is unusual is left to the gate and its handlers. Only a full
+//! ring is usual for long: while nothing is given back, trampolines count what is
+//! lost themselves.
 
 use crate::clock::TickClock;
 use crate::modules;
@@ -20,6 +22,7 @@ use traceshim_unwind::{Kind, Policy};
 #[inline]
 pub(crate) fn arm(recording: &mut Recording<'_>, pulse: u64) {
     let armed = pulse.wrapping_add(1);
+    recording.thread.losses = recording.tracer.ring.losses(&recording.thread.cursor);
     if recording.thread.armed != armed {
         prepare(recording, pulse, armed);
     }

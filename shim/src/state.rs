@@ -26,6 +26,8 @@ pub(crate) struct ThreadState {
     pub(crate) armed: u64,
     /// The ring's first byte.
     pub(crate) ring: u64,
+    /// Where losses are counted while the ring is full; 0: they are not known to be.
+    pub(crate) losses: u64,
     /// Where remembered stacks are found; 0 where stacks are off.
     pub(crate) memo: u64,
     /// What is asked there, less the hook; where stacks are off, the stack.

@@ -2,8 +2,8 @@
  *
  * Events, in this order; each callback's depth is 1 unless said otherwise, and the host_plain after each way shows
  * that nothing has drifted:
- *   longjmp           host_jumps exits unwound; 100 times
- *   nested longjmp    host_nests depth 1, host_jumps depth 2: both unwound by one jump
+ *   longjmp           host_jumps exits unwound; 100 times, or as often as the argument says
+ *   nested longjmp    host_nests depth 1, host_jumps depth 2: both unwound by one jump; a hundredth as often
  *   pthread_exit      thread_birth origin c; host_exits unwound; thread_exit
  *   cancelled at once thread_birth origin c; host_cancels_itself unwound; thread_exit
  *   cancelled waiting thread_birth origin c; host_waits unwound, cancelled by main while it reads from a pipe
@@ -104,17 +104,19 @@ FRAME void plain(const char *after)
     puts(after);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    int jumps_wanted = argc > 1 ? atoi(argv[1]) : 100;
     pthread_t thread;
     void *result = NULL;
     CHECK(pipe(pipe_ends) == 0 && pipe(ready_ends) == 0);
     plain("start");
 
-    for (volatile int i = 0; i < 100; i++)
+    for (volatile int i = 0; i < jumps_wanted; i++)
         jumps(c_calls_host_jumps);
     plain("longjmp");
-    jumps(c_calls_host_nests);
+    for (volatile int i = 0; i < jumps_wanted / 100; i++)
+        jumps(c_calls_host_nests);
     plain("nested longjmp");
 
     c_makes_thread_that_exits(&result);

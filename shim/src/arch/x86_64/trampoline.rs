@@ -32,7 +32,7 @@ use crate::tracer::PULSE;
 use std::arch::{global_asm, naked_asm};
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
-use traceshim_ring::layout::{CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS};
+use traceshim_ring::layout::{CHUNK_BYTES, CHUNK_COMMITTED, CHUNK_END_WORDS, header, ledger};
 use traceshim_ring::record::{Head, kind};
 use traceshim_ring::ring::Cursor;
 use traceshim_unwind::find_remembered;
@@ -120,6 +120,44 @@ macro_rules! copy {
     };
 }
 
+/// The callback is in progress: its place among those that are is at `rdx`. A
+/// signal handler that comes before the call finds what the call will push.
+macro_rules! in_progress {
+    () => {
+        concat!(
+            "lea rax, [rip + traceshim_return]\n",
+            "mov [rsp - 8], rax\n",
+            "mov [rdx + {shadow}], rbp\n",
+            "mov rax, [rbp + 8]\n",
+            "shl rax, 16\n",
+            "movzx r11d, word ptr [rbp - 56]\n",
+            "or rax, r11\n",
+            "mov [rdx + {shadow} + 8], rax\n",
+        )
+    };
+}
+
+/// Counts an event that is lost at `rax`, or leaves it to `$else`.
+macro_rules! lose {
+    ($else:literal) => {
+        concat!(
+            "mov rdi, [rcx + {losses}]\n",
+            "test rdi, rdi\n",
+            concat!("jz ", $else, "\n"),
+            // Nothing was given back since the last search.
+            "mov rsi, [rcx + {ring}]\n",
+            "mov r11, [rsi + {freed_epoch}]\n",
+            "add r11, 1\n",
+            "cmp r11, [rsi + {full_epoch}]\n",
+            concat!("jne ", $else, "\n"),
+            "cmp rax, [rdi + {line_to}]\n",
+            "cmovb rax, [rdi + {line_to}]\n",
+            "mov [rdi + {line_to}], rax\n",
+            "add qword ptr [rdi + {line_count}], 1\n",
+        )
+    };
+}
+
 #[unsafe(naked)]
 unsafe extern "C" fn common() {
     naked_asm!(
@@ -190,6 +228,9 @@ unsafe extern "C" fn common() {
         "cmp rsi, [rax - {frame} - 8]",
         "jne 29f",
         "1:",
+        // Without a chunk there is nothing to write in.
+        "cmp dword ptr [rcx + {chunk}], 0",
+        "je 22f",
         // The stack.
         "mov rax, [rcx + {kind}]",
         "mov rdi, [rcx + {memo}]",
@@ -212,22 +253,11 @@ unsafe extern "C" fn common() {
         "mov r10d, eax",
         // Room for the record: rsi is its chunk, rdi its place there in words.
         "mov esi, [rcx + {chunk}]",
-        "test esi, esi",
-        "jz 29f",
         "mov edi, [rcx + {pos}]",
         "lea r8d, [rdi + 2]",
         "cmp r8d, {end_words}",
         "ja 29f",
-        // The callback is in progress. A signal handler that comes before the
-        // call finds what the call will push.
-        "lea rax, [rip + traceshim_return]",
-        "mov [rsp - 8], rax",
-        "mov [rdx + {shadow}], rbp",
-        "mov rax, [rbp + 8]",
-        "shl rax, 16",
-        "movzx r11d, word ptr [rbp - 56]",
-        "or rax, r11",
-        "mov [rdx + {shadow} + 8], rax",
+        in_progress!(),
         "shl rsi, {chunk_shift}",
         "mov r9, rsi",
         "add rsi, [rcx + {ring}]",
@@ -258,6 +288,7 @@ unsafe extern "C" fn common() {
         "mov qword ptr [rbp - 48], 1",
         "mov qword ptr [rcx + {inside}], 0",
         // As many words as a function may have for arguments.
+        "2:",
         copy!(0 32 64 96 128 160 192 224),
         "3:",
         "mov r11d, [rbp - 56]",
@@ -302,7 +333,7 @@ unsafe extern "C" fn common() {
         "jne 39f",
         "mov esi, [rcx + {chunk}]",
         "test esi, esi",
-        "jz 39f",
+        "jz 12f",
         "mov edi, [rcx + {pos}]",
         "lea r11d, [rdi + 1]",
         "cmp r11d, {end_words}",
@@ -326,6 +357,7 @@ unsafe extern "C" fn common() {
         "mov [rcx + {pos}], edi",
         "lea r11, [r11 + rdi * 8]",
         "mov [rsi + {committed}], r11",
+        "9:",
         "mov [rcx + {depth}], r10d",
         "mov qword ptr [rcx + {inside}], 0",
         "mov rax, r8",
@@ -336,6 +368,23 @@ unsafe extern "C" fn common() {
         ".cfi_def_cfa rsp, 8",
         "ret",
         ".cfi_restore_state",
+        // An exit that finds the ring full.
+        "12:",
+        lose!("39f"),
+        "jmp 9b",
+        // An enter that does.
+        "22:",
+        "mov r10, rdx",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov rdx, r10",
+        lose!("29f"),
+        in_progress!(),
+        "add dword ptr [rcx + {depth}], 1",
+        "mov qword ptr [rbp - 48], 1",
+        "mov qword ptr [rcx + {inside}], 0",
+        "jmp 2b",
         // An enter that isn't usual. What the walk starts with is as it was.
         "29:",
         "mov qword ptr [rcx + {inside}], 0",
@@ -452,6 +501,11 @@ unsafe extern "C" fn common() {
         kind = const offset_of!(ThreadState, kind),
         memo = const offset_of!(ThreadState, memo),
         ring = const offset_of!(ThreadState, ring),
+        losses = const offset_of!(ThreadState, losses),
+        freed_epoch = const header::FREED_EPOCH * 8,
+        full_epoch = const header::FULL_EPOCH * 8,
+        line_count = const ledger::COUNT * 8,
+        line_to = const ledger::TO * 8,
         chunk = const offset_of!(ThreadState, cursor) + Cursor::CHUNK,
         pos = const offset_of!(ThreadState, cursor) + Cursor::POS,
         last_ticks = const offset_of!(ThreadState, cursor) + Cursor::LAST_TICKS,
