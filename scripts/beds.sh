@@ -48,12 +48,45 @@ recorded() {
     rm -rf "$scratch/session"
 }
 
-# CPython's own tests, test by test. Four at a time: they wait, mostly.
+# alike_in BED LEAST TESTS: `TESTS RUN [NAME...]` runs a suite, or of it what is
+# named, and prints a line for each test: its name and how it went. A run under
+# strace as well counts the births.
+alike_in() {
+    local bed=$1 tests=$3 run again count
+    for run in plain traced counted; do
+        by_of "$run" "$bed"
+        "$tests" "$run" >"$scratch/$bed.$run"
+    done
+    count=$(wc -l <"$scratch/$bed.plain")
+    expect "$bed, more than $2 tests" "$((count > $2))" 1
+    # Time limits are for machines with nothing else to do: what differs is run
+    # again, alone.
+    mapfile -t again < <(diff "$scratch/$bed.plain" "$scratch/$bed.traced" | sed -n 's/^[<>] \([^ ]*\) .*/\1/p' | sort -u)
+    if ((${#again[@]} > 0)); then
+        echo "        again: ${again[*]}"
+        for run in plain traced; do
+            by_of "$run" "$bed"
+            "$tests" "$run" "${again[@]}" >"$scratch/$bed.$run"
+        done
+    fi
+    expect_file "$bed, $count outcomes" "$scratch/$bed.traced" "$scratch/$bed.plain"
+    births "$bed" "$scratch/$bed.strace" "$scratch/$bed.counted.trace"
+}
+
+# by_of RUN BED: sets by, what is in front of a suite.
+by_of() {
+    by=()
+    [[ $1 == plain ]] || by=("$collector" record -o "$scratch/$2.$1.trace" --)
+    [[ $1 != counted ]] || by+=("${strace[@]}" -o "$scratch/$2.strace")
+}
+
+# CPython's own tests, test by test.
 check_cpython() {
-    local tests options=(-j4 --timeout=600) run repeat
-    tests=(test_thread test_threading test_threading_local test_fork1 test_ctypes test_signal test_subprocess test_faulthandler)
+    # Four at a time: they wait, mostly.
+    local modules options=(-j4 --timeout=600)
+    modules=(test_thread test_threading test_threading_local test_fork1 test_ctypes test_signal test_subprocess test_faulthandler)
     if ((all)); then
-        tests+=(test_concurrent_futures test_os test_posix test_mmap test_resource test_pty test_selectors test_queue
+        modules+=(test_concurrent_futures test_os test_posix test_mmap test_resource test_pty test_selectors test_queue
             test_socket test_sqlite3 test_tracemalloc test_multiprocessing_fork test_multiprocessing_spawn)
         # In a virtual machine whose host doesn't answer they wait for ever.
         options+=(-i '*VSOCK*')
@@ -61,70 +94,39 @@ check_cpython() {
         # Half a minute of waiting.
         options+=(-i SiginterruptTest)
     fi
-    title "cpython: ${tests[*]}"
-    for run in plain traced counted; do
-        by_of "$run"
-        "${by[@]}" /usr/bin/python3 -m test "${options[@]}" --junit-xml "$scratch/$run.xml" "${tests[@]}" \
-            >"$scratch/$run.log" 2>&1 </dev/null || true
-        python3 scripts/outcomes.py "$scratch/$run.xml" >"$scratch/$run.outcomes"
-    done
-    expect "cpython, tests that ran" "$(wc -l <"$scratch/traced.outcomes")" "$(wc -l <"$scratch/plain.outcomes")"
-    (($(wc -l <"$scratch/plain.outcomes") > 500)) || { echo "  FAIL  cpython: too few tests"; failed+=("cpython, tests"); }
-    # Time limits are for machines with nothing else to do: what differs is run
-    # again, alone.
-    mapfile -t repeat < <(diff "$scratch/plain.outcomes" "$scratch/traced.outcomes" | sed -n 's/^[<>] \([^ ]*\) .*/\1/p' | sort -u)
-    if ((${#repeat[@]} > 0)); then
-        echo "        again: ${repeat[*]}"
-        for run in plain traced; do
-            by_of "$run"
-            "${by[@]}" /usr/bin/python3 -m test --junit-xml "$scratch/$run.xml" "${repeat[@]/#/-m}" "${tests[@]}" \
-                >"$scratch/$run.log" 2>&1 </dev/null || true
-            python3 scripts/outcomes.py "$scratch/$run.xml" >"$scratch/$run.outcomes"
-        done
-    fi
-    expect_file "cpython, outcomes" "$scratch/traced.outcomes" "$scratch/plain.outcomes"
-    births cpython "$scratch/cpython.strace" "$scratch/cpython.counted.trace"
+    title "cpython: ${modules[*]}"
+    alike_in cpython 500 cpython_tests
 }
 
-# by_of RUN [BED]: sets by, what is in front of the interpreter.
-by_of() {
-    by=()
-    [[ $1 == plain ]] || by=("$collector" record -o "$scratch/${2-cpython}.$1.trace" --)
-    [[ $1 != counted ]] || by+=("${strace[@]}" -o "$scratch/${2-cpython}.strace")
+cpython_tests() {
+    local only=("${@:2}")
+    ((${#only[@]} == 0)) || only=("${only[@]/#/-m}")
+    "${by[@]}" /usr/bin/python3 -m test "${options[@]}" --junit-xml "$scratch/cpython.xml" "${only[@]}" "${modules[@]}" \
+        >"$scratch/cpython.log" 2>&1 </dev/null || true
+    python3 scripts/outcomes.py "$scratch/cpython.xml"
+    rm "$scratch/cpython.xml"
 }
 
-# Suites that Debian has installed: of GLib's what is about threads, processes and
-# main loops, or all of it, and others.
+# Suites that Debian has installed.
 check_suites() {
     ((all)) || { echo "suites: only with --all"; return; }
-    local suites=() few=() wanted run repeat
-    # Those that make a hundred thousand threads take minutes under strace.
-    for wanted in thread thread-pool cond 'once*' asyncqueue timer 'spawn*' gsubprocess task unix 'slice*' signals \
-        signal-handler gdbus-threading gdbus-connection 'module*' resources dynamictests cancellable private socket \
-        pollable; do
-        few+=("glib:$wanted")
-    done
-    if ((all)); then suites=(glib gjs libsoup-3.0 dbus libostree); else suites=("${few[@]}"); fi
-    title "suites: ${suites[*]}"
-    for run in plain traced counted; do
-        [[ $run != counted ]] || suites=("${few[@]}")
-        by_of "$run" suites
-        "${by[@]}" /usr/bin/python3 scripts/beds/installed.py "${suites[@]}" >"$scratch/suites.$run" 2>"$scratch/suites.log" </dev/null ||
-            { echo "  FAIL  suites, $run"; tail -5 "$scratch/suites.log"; failed+=("suites, $run"); }
-    done
-    (($(wc -l <"$scratch/suites.plain") > 200)) || { echo "  FAIL  suites: too few tests"; failed+=("suites, tests"); }
-    # As with CPython's.
-    mapfile -t repeat < <(diff "$scratch/suites.plain" "$scratch/suites.traced" | sed -n 's/^[<>] \([^ ]*\) .*/\1/p' | sort -u)
-    if ((${#repeat[@]} > 0)); then
-        echo "        again: ${repeat[*]}"
-        for run in plain traced; do
-            by_of "$run" suites
-            "${by[@]}" /usr/bin/python3 scripts/beds/installed.py -j 1 "${suites[@]%%:*}" --only "${repeat[@]}" \
-                >"$scratch/suites.$run" 2>"$scratch/suites.log" </dev/null || true
-        done
+    title "suites: glib gjs libsoup-3.0 dbus libostree"
+    alike_in suites 200 suites_tests
+}
+
+suites_tests() {
+    local suites=(glib gjs libsoup-3.0 dbus libostree) options=() few=("${@:2}")
+    if ((${#few[@]} > 0)); then
+        options=(-j 1 --only "${few[@]}")
+    elif [[ $1 == counted ]]; then
+        # Those that make a hundred thousand threads take minutes under strace.
+        few=(thread thread-pool cond 'once*' asyncqueue timer 'spawn*' gsubprocess task unix 'slice*' signals
+            signal-handler gdbus-threading gdbus-connection 'module*' resources dynamictests cancellable private socket
+            pollable)
+        suites=("${few[@]/#/glib:}")
     fi
-    expect_file "suites, $(wc -l <"$scratch/suites.plain") outcomes" "$scratch/suites.traced" "$scratch/suites.plain"
-    births suites "$scratch/suites.strace" "$scratch/suites.counted.trace"
+    "${by[@]}" /usr/bin/python3 scripts/beds/installed.py "${suites[@]}" "${options[@]}" 2>"$scratch/suites.log" </dev/null ||
+        { echo "  FAIL  suites, $1" >&2; tail -5 "$scratch/suites.log" >&2; failed+=("suites, $1"); }
 }
 
 # Programs with a sanitizer, one of them with an error to be found.
