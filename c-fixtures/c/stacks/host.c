@@ -5,6 +5,7 @@
  *   smallest     PTHREAD_STACK_MIN, and a stack of that size that the program supplies: callbacks from C on both
  *   full         callbacks from where less than 3 KiB are left of a stack: nothing below it is written to
  *   errors       no thread, and the error that libc gives
+ *   keys         the program's keys of thread-specific data are numbered from 0
  *   c11          thrd_create: a birth, origin host
  *   by_libc      a thread that libc makes for a timer (SIGEV_THREAD): its callback comes from an unknown thread
  *   tls          libraries with static TLS are opened until there is no more room for them: as many as without a tracer
@@ -195,6 +196,16 @@ FRAME void errors(void)
     CHECK(pthread_attr_setaffinity_np(&a, sizeof nowhere, &nowhere) == 0);
     int no_processor = pthread_create(&thread, &a, tells, NULL);
     say("errors: %d %d\n", too_large, no_processor);
+}
+
+FRAME void keys(void)
+{
+    pthread_key_t mine[3];
+    /* As one finds who never sets the variable. */
+    CHECK(pthread_getspecific(0) == NULL);
+    for (int i = 0; i < 3; i++)
+        CHECK(pthread_key_create(&mine[i], NULL) == 0 && pthread_getspecific(mine[i]) == NULL);
+    say("keys: %u %u %u, without a value\n", mine[0], mine[1], mine[2]);
 }
 
 static int in_c11(void *argument)
@@ -396,9 +407,9 @@ FRAME void flags(void)
 int main(int argc, char **argv)
 {
     static const struct named_case cases[] = {
-        {"attributes", attributes}, {"smallest", smallest}, {"full", full}, {"errors", errors}, {"c11", c11},
-        {"by_libc", by_libc},       {"tls", tls},           {"clones", clones},     {"no_pointer", no_pointer}, {"coroutine", coroutine},
-        {"flags", flags},
+        {"attributes", attributes}, {"smallest", smallest}, {"full", full},     {"errors", errors},
+        {"keys", keys},             {"c11", c11},           {"by_libc", by_libc}, {"tls", tls},
+        {"clones", clones},         {"no_pointer", no_pointer}, {"coroutine", coroutine}, {"flags", flags},
     };
     static const struct named_case inner[] = {{"count_tls", count_tls}};
     if (argc == 3 && strcmp(argv[2], inner[0].name) == 0)

@@ -53,9 +53,7 @@ static MAIN_STACK_TOP: AtomicU64 = AtomicU64::new(0);
 
 /// Before the first event.
 pub(crate) fn prepare() {
-    let mut key = 0;
-    // SAFETY: `key` is a valid place; the destructor has the right type.
-    if unsafe { libc::pthread_key_create(&raw mut key, Some(on_key_destructor)) } == 0 {
+    if let Some(key) = make_key() {
         KEY.store(key, Ordering::Release);
     }
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -69,6 +67,34 @@ pub(crate) fn prepare() {
         // The first frame's words are before the arguments.
         MAIN_STACK_TOP.store((top + 64).next_multiple_of(64), Ordering::Relaxed);
     }
+}
+
+/// The last of the keys whose values are in place, if it is free: so that the
+/// program gets the same keys as without us, from 0 on. Some hold a variable that
+/// was never set, or the first key's number, for a key without a value.
+fn make_key() -> Option<libc::pthread_key_t> {
+    let mut chosen = None;
+    let mut others = [None; KEYS_IN_PLACE as usize];
+    for other in &mut others {
+        let mut key = 0;
+        // SAFETY: `key` is a valid place; the destructor has the right type.
+        if unsafe { libc::pthread_key_create(&raw mut key, Some(on_key_destructor)) } != 0 {
+            break;
+        }
+        if key < KEYS_IN_PLACE || chosen.is_none() {
+            *other = chosen.replace(key);
+        } else {
+            *other = Some(key);
+        }
+        if key + 1 >= KEYS_IN_PLACE {
+            break;
+        }
+    }
+    for key in others.into_iter().flatten() {
+        // SAFETY: ours, and nobody has set a value for it.
+        unsafe { libc::pthread_key_delete(key) };
+    }
+    chosen
 }
 
 around_entry! {
