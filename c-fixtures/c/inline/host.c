@@ -19,7 +19,9 @@
  *                         step and main
  *   nothing for the others, and a line in the log for each: refused_back jumps back to its first instructions,
  *   refused_start to its start, refused_call begins with a short call, refused_double has another symbol among its first
- *   instructions, refused_close is shorter than a jump with another function behind it.
+ *   instructions, refused_close is shorter than a jump with another function behind it; into the first instructions of
+ *   refused_part another part of it jumps, which no symbol names, and tables lead there in refused_table (addresses) and
+ *   refused_distances (distances from its beginning).
  */
 #define _GNU_SOURCE
 #include "fixture.h"
@@ -57,6 +59,14 @@ CODE(patched_far_call, "push %rdi\n.cfi_adjust_cfa_offset 8\ncall *caller_checke
                        ".cfi_adjust_cfa_offset -8\nret");
 CODE(refused_call, "call *%rdi\nmov $4, %eax\nret");
 CODE(refused_double, "xor %eax, %eax\n.globl second_entry\nsecond_entry: lea 4(%rdi), %rax\nret");
+CODE(refused_part, "lea 4(%rdi), %rax\n1: test %rdi, %rdi\njs 2f\nret\n.pushsection .text.unlikely, \"ax\", @progbits\n"
+                   "2: neg %rdi\nlea 40(%rdi), %rax\njmp 1b\n.popsection");
+CODE(refused_table, "xor %eax, %eax\n1: add %rdi, %rax\ndec %rdi\nxor %ecx, %ecx\ntest %rdi, %rdi\nsete %cl\n"
+                    "lea 3f(%rip), %rdx\njmp *(%rdx, %rcx, 8)\n2: ret\n"
+                    ".pushsection .data.rel.ro, \"aw\"\n.p2align 3\n3: .quad 1b, 2b\n.popsection");
+CODE(refused_distances, "xor %eax, %eax\n1: add %rdi, %rax\ndec %rdi\nxor %ecx, %ecx\ntest %rdi, %rdi\nsete %cl\n"
+                        "lea 3f(%rip), %rdx\nmovslq (%rdx, %rcx, 4), %rcx\nadd %rdx, %rcx\njmp *%rcx\n2: ret\n"
+                        ".pushsection .rodata\n.p2align 2\n3: .long 1b - 3b, 2b - 3b\n.popsection");
 __asm__(".text\n.p2align 4\n.globl refused_close\n.type refused_close, @function\nrefused_close: mov %rdi, %rax\nret\n"
         ".size refused_close, . - refused_close\n"
         ".globl behind\n.type behind, @function\nbehind: lea 5(%rdi), %rax\nret\n.size behind, . - behind\n");
@@ -173,5 +183,6 @@ int main(void)
         printf("many %ld\n", calls_many(i));
     printf("refused %ld %ld %ld %ld %ld, %ld %ld\n", refused_back(3), refused_start(2), refused_call((long)patched_ret),
            refused_double(1), refused_close(1), second_entry(1), behind(1));
+    printf("refused %ld, %ld %ld\n", refused_part(-3), refused_table(3), refused_distances(3));
     return 0;
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use memmap2::Mmap;
-use object::elf::{STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE};
+use object::elf::{PF_R, PT_LOAD, ProgramHeader64, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE};
 use object::read::elf::{ElfFile64, ElfSymbol64};
 use object::{LittleEndian, Object as _, ObjectSegment as _, ObjectSymbol as _};
 use std::fs::File;
@@ -54,6 +54,20 @@ impl<'a> Image<'a> {
         found.sort_unstable_by_key(|function| (function.svma, function.name));
         found.dedup_by_key(|function| (function.svma, function.name));
         found
+    }
+
+    /// How many bytes that may be read there are from an address on, as far as its
+    /// segment goes.
+    pub(super) fn readable(&self, svma: u64) -> Option<u64> {
+        let endian = LittleEndian;
+        let headers = self.file.elf_program_headers().iter();
+        let readable = |header: &&ProgramHeader64<LittleEndian>| {
+            header.p_type.get(endian) == PT_LOAD && (header.p_flags.get(endian) & PF_R).0 != 0
+        };
+        headers.filter(readable).find_map(|header| {
+            let behind = svma.checked_sub(header.p_vaddr.get(endian))?;
+            header.p_memsz.get(endian).checked_sub(behind).filter(|&bytes| bytes > 0)
+        })
     }
 
     /// Code as the file has it.

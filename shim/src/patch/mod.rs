@@ -9,6 +9,7 @@
 mod identity;
 mod image;
 mod island;
+mod jumps;
 mod prologue;
 mod references;
 mod refusal;
@@ -34,7 +35,7 @@ use traceshim_unwind::Moved;
 
 /// Names of functions that can't be called from another frame: the process
 /// starts there, or they return to their caller's frame later.
-const NOT_CALLED: [&[u8]; 12] = [
+const NOT_CALLED: [&[u8]; 15] = [
     b"_start",
     b"setjmp",
     b"_setjmp",
@@ -45,6 +46,10 @@ const NOT_CALLED: [&[u8]; 12] = [
     b"getcontext",
     b"swapcontext",
     b"savectx",
+    b"unw_getcontext",
+    b"__unw_getcontext",
+    // Of libgcc's unwinder, which looks into its caller's frame.
+    b"uw_init_context_1",
     b"__fentry__",
     b"mcount",
 ];
@@ -181,6 +186,17 @@ impl<'a> Patient<'a> {
                 Err(why) => refuse(wish, &why),
             }
         }
+        let inner = |(_, prologue): &(_, Prologue)| prologue.gone().skip(1);
+        let mut all: Vec<u64> = judged.iter().flat_map(inner).collect();
+        all.sort_unstable();
+        let entered = jumps::entered(self.module, &all);
+        judged.retain(|one| {
+            let stays = !inner(one).any(|address| entered.binary_search(&address).is_ok());
+            if !stays {
+                refuse(one.0, &Refusal::JumpsBack);
+            }
+            stays
+        });
         match self.put_all(&judged) {
             Ok(results) => {
                 for ((wish, _), result) in judged.iter().zip(results) {
@@ -221,6 +237,9 @@ impl<'a> Patient<'a> {
             Some((avma, text::of_function(self.module, avma, part.size).ok()?.0))
         });
         let prologue = prologue::judge(wish.avma, code, behind, &parts.collect::<Vec<_>>())?;
+        if jumps::through_table(self.module, &self.image, wish.avma, code, &prologue.gone()) {
+            return Err(Refusal::JumpsBack);
+        }
         if !self.alone && !prologue.is_one_instruction() {
             return Err(Refusal::OtherThreads);
         }

@@ -28,31 +28,7 @@ impl References {
     /// the distance to a slot, from their own end, are taken for one. `slots`
     /// are sorted.
     pub(super) fn add(&mut self, start: u64, code: &[u8], slots: &[u64]) {
-        let (Some(&first), Some(&last)) = (slots.first(), slots.last()) else { return };
-        // All that matters of addresses less than 2 GiB apart is 32 bits.
-        let span = last.wrapping_sub(first) as u32;
-        let blocks = code.len().saturating_sub(3) / BLOCK;
-        for block in 0..blocks {
-            let at = block * BLOCK;
-            let origin = start.wrapping_add(at as u64 + 4).wrapping_sub(first) as u32;
-            if let Some(bytes) = code.get(at..).and_then(|rest| rest.first_chunk())
-                && may_refer(bytes, origin, span)
-            {
-                self.add_each(start, code, at..at + BLOCK, slots);
-            }
-        }
-        self.add_each(start, code, blocks * BLOCK..code.len(), slots);
-    }
-
-    #[cold]
-    fn add_each(&mut self, start: u64, code: &[u8], within: Range<usize>, slots: &[u64]) {
-        for at in within {
-            let Some(distance) = code.get(at..).and_then(|rest| rest.first_chunk::<4>()) else { return };
-            let distance = i64::from(i32::from_le_bytes(*distance));
-            let slot = start.wrapping_add(at as u64 + 4).wrapping_add_signed(distance);
-            if slots.binary_search(&slot).is_err() {
-                continue;
-            }
+        each_distance(start, code, slots, |at, slot| {
             let before =
                 |n: usize| at.checked_sub(n).and_then(|at| code.get(at)).copied().unwrap_or_default();
             match (before(2), before(1)) {
@@ -74,8 +50,38 @@ impl References {
                 }
                 _ => {}
             }
+        });
+    }
+}
+
+/// Calls `found` for whatever four bytes of the code say the distance, from their
+/// own end, to one of `targets`, which are sorted: with the place of the bytes in
+/// the code, and the target.
+pub(super) fn each_distance(start: u64, code: &[u8], targets: &[u64], mut found: impl FnMut(usize, u64)) {
+    let (Some(&first), Some(&last)) = (targets.first(), targets.last()) else { return };
+    // All that matters of addresses less than 2 GiB apart is 32 bits.
+    let span = last.wrapping_sub(first) as u32;
+    let mut each = |within: Range<usize>| {
+        for at in within {
+            let Some(distance) = code.get(at..).and_then(|rest| rest.first_chunk::<4>()) else { return };
+            let distance = i64::from(i32::from_le_bytes(*distance));
+            let target = start.wrapping_add(at as u64 + 4).wrapping_add_signed(distance);
+            if targets.binary_search(&target).is_ok() {
+                found(at, target);
+            }
+        }
+    };
+    let blocks = code.len().saturating_sub(3) / BLOCK;
+    for block in 0..blocks {
+        let at = block * BLOCK;
+        let origin = start.wrapping_add(at as u64 + 4).wrapping_sub(first) as u32;
+        if let Some(bytes) = code.get(at..).and_then(|rest| rest.first_chunk())
+            && may_refer(bytes, origin, span)
+        {
+            each(at..at + BLOCK);
         }
     }
+    each(blocks * BLOCK..code.len());
 }
 
 /// Whether code that begins with a load into a register soon compares it.
