@@ -108,7 +108,8 @@ def parallel(check):
 
 def tables(check):
     functions = ("host_first", "host_second", "host_third", "host_by_address", "host_by_call")
-    check.callbacks({function: {"return": 1} for function in (*functions, "host_tail", "host_compared")})
+    check.callbacks({function: {"return": 1} for function in (*functions, "host_tail", "host_compared")} |
+                    {"host_jumped_to": {"return": 3}})
     for function in functions:
         check.stack(
             f"callback_enter {function}", check.one("callback_enter", function=function), function, "c_tables", "main"

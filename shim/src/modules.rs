@@ -173,6 +173,9 @@ impl Registry {
             });
         });
         self.modules = modules;
+        if !from_start && self.modules.iter().any(|module| module.entry == 0 && module.kind == Kind::Host) {
+            self.modules.iter_mut().for_each(|module| module.outdated = true);
+        }
         if from_start {
             FROM_START.store(self.described, Ordering::Relaxed);
         }

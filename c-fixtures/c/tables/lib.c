@@ -8,6 +8,7 @@ IMPORT int host_by_address(int x);
 IMPORT int host_by_call(int x);
 IMPORT int host_tail(int x);
 IMPORT int host_compared(int x);
+IMPORT int host_jumped_to(int x);
 
 struct operation {
     const char *name;
@@ -36,11 +37,16 @@ EXPORT int c_tables(void)
     return sum;
 }
 
-static int (*const volatile tail[])(int) = {host_tail};
+static int (*const volatile tail[])(int) = {host_tail, host_jumped_to};
 
 EXPORT int c_tail(int x)
 {
     return tail[0](x);
+}
+
+EXPORT int c_jumps(int x)
+{
+    return host_jumped_to(x);
 }
 
 EXPORT int c_is_host_compared(int (*function)(int))

@@ -7,7 +7,7 @@ use crate::errno::KeepErrno;
 use crate::modules::{self, Kind, Loaded, Registry};
 use crate::recording::Recording;
 use crate::tracer::Tracer;
-use crate::{loader, patch, real, registration, sandbox, say, scope, slots};
+use crate::{arch, loader, patch, real, registration, sandbox, say, scope, slots};
 use std::ffi::CStr;
 use traceshim_ring::choice;
 use traceshim_ring::env::CallbackArg;
@@ -63,7 +63,7 @@ pub(crate) fn refresh(tracer: &'static Tracer, recording: Option<&mut Recording<
         if !registry.is_current(counts) {
             take_in(tracer, recording, &mut registry, counts);
         }
-        if registry.modules.iter().any(|module| !module.hooked && ready.is(module)) {
+        if registry.modules.iter().any(|module| is_due(module, ready)) {
             hook_new(tracer, &mut registry, ready);
         }
     });
@@ -119,6 +119,11 @@ pub(crate) fn describe_all(tracer: &Tracer) {
     move_to_ring(tracer, &registry);
 }
 
+/// Whether a module's slots are to be looked through.
+fn is_due(module: &Loaded, ready: Ready) -> bool {
+    (!module.hooked || module.outdated) && ready.is(module)
+}
+
 /// What is to stand in a slot.
 enum Plan {
     /// A trampoline before a host function.
@@ -134,7 +139,7 @@ enum Plan {
 fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
     let mut plan = Vec::new();
     for (i, module) in registry.modules.iter().enumerate() {
-        if module.hooked || module.kind == Kind::Untouchable || !ready.is(module) {
+        if module.kind == Kind::Untouchable || !is_due(module, ready) {
             continue;
         }
         let Some(dynamic) = &module.dynamic else { continue };
@@ -160,11 +165,14 @@ fn hook_new(tracer: &Tracer, registry: &mut Registry, ready: Ready) {
     }
     for module in registry.modules.iter_mut().filter(|module| ready.is(module)) {
         module.hooked = true;
+        module.outdated = false;
     }
     for (i, import, what) in plan {
         let Some(module) = registry.modules.get(i) else { continue };
         let stub = match what {
-            Plan::Trace(target) if is_patched(target) => continue,
+            // From others it is only called, and then this tells more: who jumps
+            // there looks to the function's entry like its own module.
+            Plan::Trace(target) if is_patched(target) && addresses.slots.contains(&import.slot) => continue,
             Plan::Trace(target) if import.kind != R_JUMP_SLOT && addresses.compared.contains(&target) => {
                 patch::stays_alone(import.name.to_bytes());
                 continue;
@@ -198,7 +206,9 @@ fn plan_for(
         import.kind == R_JUMP_SLOT && module.contains(holds) && !dynamic.exports_at(import.name, holds);
     if let Some(arguments) = registration::arguments_of(tracer, import.name) {
         let target = if unbound { scope::bound(registry, module, import)? } else { holds };
-        return (target != 0).then_some(Plan::Register(target, arguments));
+        // Of a module that is looked through again, the slot has it already.
+        let is_new = target != 0 && arch::number_of_registrar(target).is_none();
+        return is_new.then_some(Plan::Register(target, arguments));
     }
     if let Some(ours) = real::stands_before(import.name).filter(|_| !module.from_start) {
         let passed = if unbound { scope::is_only(registry, import.name, ours) } else { holds == ours.real };

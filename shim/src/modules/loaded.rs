@@ -38,6 +38,8 @@ pub(crate) struct Loaded {
     pub(crate) entry: Ref,
     /// Whether its slots have been looked through.
     pub(crate) hooked: bool,
+    /// Whether a host came afterwards, whose functions they may hold.
+    pub(crate) outdated: bool,
     /// The first instructions of its functions whose entries are patched.
     pub(crate) moved: Vec<Moved>,
     pub(super) desc: ModuleDesc,
@@ -142,6 +144,7 @@ impl Loaded {
             from_start,
             entry: 0,
             hooked: false,
+            outdated: false,
             moved: Vec::new(),
             desc,
         }

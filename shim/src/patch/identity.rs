@@ -19,11 +19,12 @@ enum Use {
 }
 
 /// The functions whose addresses C code takes, and those of them, by address,
-/// that it is seen to compare.
+/// that it is seen to compare; and the slots from which it takes them.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     pub(crate) taken: Vec<(u64, &'static [u8])>,
     pub(crate) compared: Vec<u64>,
+    pub(crate) slots: Vec<u64>,
 }
 
 /// Of the functions that `slots` hold, each with the number of the slot's
@@ -36,6 +37,7 @@ pub(crate) fn addresses(registry: &Registry, slots: &[(usize, Import, u64)]) -> 
         for ((_, import, function), usage) in slots.iter().zip(uses) {
             if usage >= Use::Takes {
                 found.taken.push((*function, import.name.to_bytes()));
+                found.slots.push(import.slot);
             }
             if usage == Use::Compares {
                 found.compared.push(*function);

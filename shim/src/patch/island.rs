@@ -4,7 +4,7 @@
 //! A cell for each:
 //! ```text
 //!   0   what the thunk, and what it leads to, reads
-//!   64  the thunk
+//!   72  the thunk
 //!   128 endbr64, the first instructions, and a jump to the rest
 //! ```
 //! The memory is written before it can be executed, and never again.
@@ -24,7 +24,7 @@ use std::ops::Range;
 use traceshim_unwind::Moved;
 
 const CELL: u64 = 256;
-const THUNK: u64 = 64;
+const THUNK: u64 = 72;
 const COPY: u64 = 128;
 /// How far away memory is looked for, in which steps, and how far from a
 /// module: some heaps begin right behind one.
@@ -63,7 +63,11 @@ pub(crate) struct Words {
     pub(crate) own_slots: [u64; 2],
     /// Where a call among the first instructions returns to.
     back: u64,
+    /// The function.
+    pub(crate) address: u64,
 }
+
+const _: () = assert!(size_of::<Words>() as u64 <= THUNK);
 
 /// Return addresses have at least so much code before them.
 const MARGIN: u64 = 16;
@@ -141,6 +145,7 @@ impl Island {
             own,
             other,
             prologue.rest.unwrap_or_default(),
+            prologue.address(),
         ];
         self.write(at, words.map(u64::to_le_bytes).as_flattened());
         self.write(cell.thunk, &thunk);

@@ -68,6 +68,10 @@ unsafe extern "C" fn decide() {
         "je 4f",
         "cmp rcx, [r11 + {own_slots} + 8]",
         "je 4f",
+        // A pointer of the module's own to the function.
+        "mov rax, [r11 + {address}]",
+        "cmp rax, [rcx]",
+        "je 4f",
         // Another module was called, and jumped here.
         "mov rax, [r11 + {stub}]",
         "jmp 5f",
@@ -85,6 +89,7 @@ unsafe extern "C" fn decide() {
         code = const offset_of!(Words, code),
         code_bytes = const offset_of!(Words, code_bytes),
         own_slots = const offset_of!(Words, own_slots),
+        address = const offset_of!(Words, address),
         looked_at = const LOOKED_AT,
     )
 }
