@@ -111,8 +111,13 @@ impl Dynamic {
         let mut dynamic = Dynamic { address, bias, ..Dynamic::default() };
         let (mut jump, mut jump_bytes, mut rela, mut rela_bytes, mut plt_is_rela) = (0, 0, 0, 0, true);
         // glibc has added the bias to these entries, except where the section
-        // is read-only.
-        let moved = |value: u64| if value < bias { value.wrapping_add(bias) } else { value };
+        // is read-only. They are near the section itself, as loaded or as the file
+        // states it; and the bias may be negative.
+        let stated = address.wrapping_sub(bias);
+        let moved = |value: u64| {
+            let is_stated = value.abs_diff(stated) < value.abs_diff(address);
+            if is_stated { value.wrapping_add(bias) } else { value }
+        };
         let mut at = address as *const Dyn;
         loop {
             // SAFETY: the caller's promise, up to the entry that ends it.
