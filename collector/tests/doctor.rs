@@ -218,6 +218,16 @@ fn limits_of_programs_are_told() {
         &["-rdynamic"],
     );
     limited(&examine(dir.path(), &[], &exporting), "hooks", "no library that exporting is linked with");
+    let misspelt = examine(dir.path(), &["--callbacks", "ff,!gg"], &exporting);
+    for name in ["matches ff", "matches !gg"] {
+        limited(&misspelt, "hooks", name);
+    }
+    assert!(!said(&misspelt.0, "limit", "hooks").contains("no library"), "{}", misspelt.0);
+    let source = "int f(void) { return 1; } int g(void) { return 2; } int main(void) { return 0; }\n";
+    let undescribed =
+        gcc(dir.path(), "undescribed", source, &["-rdynamic", "-fno-asynchronous-unwind-tables"]);
+    limited(&examine(dir.path(), &[], &undescribed), "unwind", "of the functions that undescribed exports");
+    assert_eq!(said(&examine(dir.path(), &[], &exporting).0, "limit", "unwind"), "");
     let bare = gcc(
         dir.path(),
         "libbare.so",
@@ -250,8 +260,10 @@ fn functions_that_are_to_be_patched_are_found_by_their_symbols() {
     let patched = functions(&found, "inline");
     assert!(patched.len() > 3 && patched.iter().all(|name| name.starts_with("patched_")), "{found}");
     assert!(said(&found, "note", "inline").contains("patched_"), "{found}");
-    let none = examine(dir.path(), &["--callbacks", "inline:no_such_function"], &program);
-    limited(&none, "inline", "no function of the host matches");
+    for names in ["inline:no_such_function", "inline:patched_*,inline:no_such_function"] {
+        let none = examine(dir.path(), &["--callbacks", names], &program);
+        limited(&none, "inline", "no function of the host matches inline:no_such_function");
+    }
 }
 
 #[test]

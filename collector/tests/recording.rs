@@ -88,6 +88,8 @@ fn bad_options_are_usage_errors_and_nothing_runs() {
         &["--unwinder", "magic", "--", "touch", "ran"][..],
         &["--ring-size", "12 apples", "--", "touch", "ran"],
         &["--callback-arg", "qsort:0", "--", "touch", "ran"],
+        // Not a command's name.
+        &["--callback-agr", "qsort:4", "--", "touch", "ran"],
         &["--"],
     ] {
         let (output, dir) = run(args);

@@ -390,7 +390,7 @@ fn set_callbacks(config: &mut Config, value: &[u8]) -> Option<()> {
                 }
             },
         };
-        if glob.is_empty() || glob == b"none" {
+        if glob.is_empty() || glob == b"none" || glob.starts_with(b"!") {
             return None;
         }
         list.push(glob.to_vec());
@@ -441,12 +441,18 @@ pub fn parse_callback_arg(item: &[u8]) -> Option<(&[u8], CallbackArg)> {
         Some(condition) => {
             let (other, range) = condition.split_once('=')?;
             let (from, to) = range.split_once('-')?;
-            Some((number(other)?, from.parse().ok()?, to.parse().ok()?))
+            let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+            if from > to {
+                return None;
+            }
+            Some((number(other)?, from, to))
         }
         None => None,
     };
     let callback = CallbackArg { argument: number(argument)?, only_if };
-    (!UNWRAPPABLE.contains(&function)).then_some((function, callback))
+    // Names are whole ones here.
+    let is_name = !function.iter().any(|b| b"*?[] \t!".contains(b));
+    (is_name && !UNWRAPPABLE.contains(&function)).then_some((function, callback))
 }
 
 fn set_stack_words(config: &mut Config, value: &[u8]) -> Option<()> {
@@ -505,6 +511,9 @@ mod tests {
             ("TRACESHIM_CALLBACK_ARGS", "set:3@2"),
             ("TRACESHIM_CALLBACK_ARGS", "set:3@0=1-2"),
             ("TRACESHIM_CALLBACK_ARGS", "set:3@2=1"),
+            ("TRACESHIM_CALLBACK_ARGS", "set:3@2=9-3"),
+            ("TRACESHIM_CALLBACK_ARGS", "q*:4"),
+            ("TRACESHIM_CALLBACKS", "inline:!f"),
             ("TRACESHIM_STACK_WORDS", "f"),
             ("TRACESHIM_STACK_WORDS", "f:0"),
             ("TRACESHIM_STACK_WORDS", "f:4097"),

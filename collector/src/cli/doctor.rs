@@ -36,7 +36,7 @@ pub(crate) struct DoctorArgs {
     #[command(flatten)]
     settings: Settings,
     /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 

@@ -53,12 +53,7 @@ pub(crate) struct RecordArgs {
     #[command(flatten)]
     settings: Settings,
     /// The command and its arguments
-    #[arg(
-        required_unless_present = "callback_preset",
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required_unless_present = "callback_preset", trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 

@@ -7,7 +7,7 @@ use traceshim_ring::choice::Side;
 use traceshim_ring::env::Config;
 
 use super::finding::Finding;
-use super::frames::share_with_frame_pointer;
+use super::frames::{share_with_frame_pointer, share_with_tables};
 use super::hooks::{Left, Plan};
 use super::module::{Module, Slot};
 use crate::presets;
@@ -75,6 +75,7 @@ fn exports(case: &Case<'_>, findings: &mut Vec<Finding>) {
             .push(Finding::limit("exports", what).advise("link it with -rdynamic (-Wl,--export-dynamic)"));
     } else if !case.config.callbacks.asks_for_any() {
         findings.push(Finding::note("hooks", "no callbacks are asked for"));
+    } else if unmatched(case, findings) {
     } else if case.plan.hooked.is_empty() && case.plan.inline.is_empty() {
         let functions = if count == 1 { "function" } else { "functions" };
         let what =
@@ -98,6 +99,22 @@ fn exports(case: &Case<'_>, findings: &mut Vec<Finding>) {
             format!("{name} is a Go program: its callbacks pass no slot, and its own frames end a stack");
         findings.push(Finding::limit("go", what));
     }
+}
+
+/// Says which names of functions fit none that the host exports; whether those that
+/// are asked for are all of that kind.
+fn unmatched(case: &Case<'_>, findings: &mut Vec<Finding>) -> bool {
+    let callbacks = &case.config.callbacks;
+    let fits = |glob: &Vec<u8>| {
+        case.hosts().any(|host| host.functions().iter().any(|name| traceshim_ring::glob::matches(glob, name)))
+    };
+    for (globs, sign) in [(&callbacks.include, ""), (&callbacks.exclude, "!")] {
+        for glob in globs.iter().filter(|glob| !fits(glob)) {
+            let what = format!("the host exports no function that matches {sign}{}", utf8(glob));
+            findings.push(Finding::limit("hooks", what).advise("nm -D --defined-only lists what it exports"));
+        }
+    }
+    !callbacks.auto && !callbacks.include.is_empty() && !callbacks.include.iter().any(fits)
 }
 
 /// Functions that a library wants and the host has, but doesn't export.
@@ -169,19 +186,36 @@ fn inline(case: &Case<'_>, findings: &mut Vec<Finding>) {
     if case.config.callbacks.inline.is_empty() {
         return;
     }
+    for glob in &case.config.callbacks.inline {
+        if !case.plan.inline.iter().any(|name| traceshim_ring::glob::matches(glob, name)) {
+            let what = format!("no function of the host matches inline:{}", utf8(glob));
+            let advice = "functions are found by their symbols, which a stripped program has not";
+            findings.push(Finding::limit("inline", what).advise(advice));
+        }
+    }
     let names = list(case.plan.inline.iter().copied());
-    findings.push(match names.is_empty() {
-        true => Finding::limit("inline", "no function of the host matches what inline: asks for")
-            .advise("functions are found by their symbols, which a stripped program has not"),
-        false => Finding::note("inline", format!("the entry of each is patched, if it can be: {names}"))
-            .advise("TRACESHIM_LOG=info tells which can't be, and why"),
-    });
+    if !names.is_empty() {
+        let what = format!("the entry of each is patched, if it can be: {names}");
+        findings
+            .push(Finding::note("inline", what).advise("TRACESHIM_LOG=info tells which can't be, and why"));
+    }
 }
 
 /// Where stacks will end, and how they are taken.
 fn stacks(case: &Case<'_>, findings: &mut Vec<Finding>) {
-    for module in case.others().filter(|module| !module.has_unwind_tables) {
-        let what = format!("{} has no unwind tables: stacks end at its frames", module.file_name());
+    for module in case.others() {
+        let name = module.file_name();
+        let what = match share_with_tables(module.data).unwrap_or(100) {
+            _ if !module.has_unwind_tables => {
+                format!("{name} has no unwind tables: stacks end at its frames")
+            }
+            share @ 0..50 => {
+                format!(
+                    "{share}% of the functions that {name} exports have unwind tables: stacks end at the others"
+                )
+            }
+            _ => continue,
+        };
         let advice = "build it with -fasynchronous-unwind-tables, and don't strip .eh_frame";
         findings.push(Finding::limit("unwind", what).advise(advice));
     }

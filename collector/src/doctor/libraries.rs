@@ -58,9 +58,13 @@ fn parse(output: &[u8]) -> Libraries {
         if target == b"not found" {
             libraries.missing.push(String::from_utf8_lossy(name).into_owned());
         } else if let Some(end) = find(target, b" (0x") {
-            // The vdso has a name and no file.
-            let path = Path::new(OsStr::from_bytes(&target[..end]));
-            libraries.paths.extend(path.is_absolute().then(|| path.to_owned()));
+            // The vdso has a name and no file. Some are linked by a path that is
+            // relative to where we are.
+            let path = &target[..end];
+            let is_path = path.contains(&b'/');
+            libraries.paths.extend(is_path.then(|| Path::new(OsStr::from_bytes(path)).to_owned()));
+        } else if line == b"statically linked" {
+            // It needs none.
         } else if !line.is_empty() {
             libraries.complaints.push(String::from_utf8_lossy(line).into_owned());
         }
@@ -79,10 +83,11 @@ mod tests {
     #[test]
     fn what_the_loader_prints() {
         let found = parse(
-            b"\tlinux-vdso.so.1 (0x00007ffd)\n\t/opt/a shim.so (0x7f)\n\tlibx.so.1 => /lib/libx.so.1 (0x7f)\n\
+            b"\tlinux-vdso.so.1 (0x00007ffd)\n\t/opt/a shim.so (0x7f)\n\t./liba.so (0x7f)\n\tlibx.so.1 => /lib/libx.so.1 (0x7f)\n\
               \tliby.so => not found\n/x: version `V' not found\n\t/lib64/ld-linux-x86-64.so.2 (0x7f)\n",
         );
-        let paths = ["/opt/a shim.so", "/lib/libx.so.1", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
+        let paths = ["/opt/a shim.so", "./liba.so", "/lib/libx.so.1", "/lib64/ld-linux-x86-64.so.2"]
+            .map(PathBuf::from);
         assert_eq!(found.paths, paths);
         assert_eq!(found.missing, ["liby.so"]);
         assert_eq!(found.complaints, ["/x: version `V' not found"]);
