@@ -159,7 +159,7 @@ def stacks(check):
     check.births({("host", "tells"): 5, ("host", "from_large_frame"): 2, ("host", "calls_back"): 2, ("host", "fills_stack"): 1, ("host", "in_c11"): 1, ("host", "in_thread"): 1})
     cases = by_case(check)
     for case, count in (("attributes", 7), ("smallest", 200), ("full", 101), ("errors", 0), ("c11", 1), ("by_libc", 1), ("flags", 3),
-                        ("clones", 20000), ("no_pointer", 10), ("coroutine", 1)):
+                        ("clones", 20000), ("no_pointer", 10), ("coroutine", 1), ("windows", 3)):
         entered = cases[case].of("callback_enter")
         check.expect(f"{case}: callbacks", [len(entered), {event["depth"] for event in entered} - {1}], wanted=[count, set()])
     for case in ("attributes", "smallest"):

@@ -68,7 +68,7 @@ fn another_library_that_has_the_same_names_is_not_called() {
     assert_eq!((traced.status, traced.stdout), (plain.status, plain.stdout));
     assert_eq!(String::from_utf8_lossy(&traced.stderr), "");
     let called_back = of_kind(&events(&rings), "callback_enter").len();
-    assert_eq!(called_back, 7);
+    assert_eq!(called_back, 10);
 }
 
 /// Runs a command that must succeed.

@@ -15,7 +15,9 @@ pub(crate) use trial::{begin, vouch, withdraw};
 
 use crate::arch;
 use crate::clock::TickClock;
+use crate::errno::{self, KeepErrno};
 use crate::tracer;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Arguments with which a call does nothing.
@@ -208,6 +210,13 @@ pub(crate) fn no_clock() {
     tracer::disable(format_args!("the program forbids itself to read clocks"));
 }
 
+/// Before the program is sent a signal for system calls that aren't of code that it
+/// names (`PR_SET_SYSCALL_USER_DISPATCH`): ours are not.
+pub(crate) fn all_dispatched() {
+    tracer::disable(format_args!("the program handles system calls itself"));
+    forbid(Set::MAX);
+}
+
 fn has(set: Set, call: Call) -> bool {
     set >> call as usize & 1 != 0
 }
@@ -236,6 +245,47 @@ fn read(program: u64) -> Option<Vec<libc::sock_filter>> {
         k: (word >> 32) as u32,
     };
     Some(filter.iter().map(instruction).collect())
+}
+
+/// A path of the program's, if all of it is mapped: what it hands to the kernel may
+/// be any address, and that would be an error there.
+///
+/// # Safety
+/// Where the kernel doesn't say, the program must be right.
+pub(crate) unsafe fn path_at(from: u64) -> Option<Vec<u8>> {
+    const LIMIT: usize = libc::PATH_MAX as usize;
+    const PAGE: usize = 4096;
+    let _errno = KeepErrno::new();
+    // SAFETY: the caller's promise.
+    let trusted = || unsafe { CStr::from_ptr(from as *const libc::c_char) }.to_bytes().to_vec();
+    if !allows(&[Getpid, ProcessVmReadv]) {
+        return (from != 0).then(trusted);
+    }
+    let mut found = Vec::new();
+    while found.len() < LIMIT {
+        let at = from.checked_add(found.len() as u64)?;
+        let mut page = [0u8; PAGE];
+        let bytes = PAGE - at as usize % PAGE;
+        let local = libc::iovec { iov_base: page.as_mut_ptr().cast(), iov_len: bytes };
+        let remote = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: bytes };
+        // SAFETY: always succeeds.
+        let pid = unsafe { libc::getpid() };
+        // SAFETY: the local buffer is ours for its length; the other side is
+        // checked by the kernel.
+        let copied = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+        if usize::try_from(copied) != Ok(bytes) {
+            return (from != 0 && errno::get() != libc::EFAULT).then(trusted);
+        }
+        let page = page.get(..bytes)?;
+        match page.iter().position(|&b| b == 0) {
+            Some(end) => {
+                found.extend_from_slice(page.get(..end)?);
+                return Some(found);
+            }
+            None => found.extend_from_slice(page),
+        }
+    }
+    None
 }
 
 /// Copies words of this process's memory, if all of them are mapped.

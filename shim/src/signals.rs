@@ -22,7 +22,7 @@ pub(crate) struct Held {
 
 /// All but those that an instruction of the thread itself raises: where one of
 /// them is blocked, the kernel ends the process.
-static PUT_OFF: Signals = !(bit(libc::SIGSEGV)
+pub(crate) static PUT_OFF: Signals = !(bit(libc::SIGSEGV)
     | bit(libc::SIGBUS)
     | bit(libc::SIGILL)
     | bit(libc::SIGFPE)

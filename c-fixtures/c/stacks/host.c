@@ -15,6 +15,9 @@
  *   no_pointer   a clone as of vfork whose thread pointer leads to zeros (so does Chromium): it calls back, logs, and calls
  *                what the tracer stands before, and none of it is recorded; its creator's callbacks afterwards are
  *   coroutine    a callback from a large frame on a stack that nobody knows the bounds of
+ *   preempted    three coroutines among which the handler of a timer switches, wherever they are, with a large frame of its own
+ *   windows      a function of the host's with the calling convention of Windows: its caller keeps rdi, rsi and xmm8
+ *   bad_paths    exec of paths that aren't memory: the error of the system
  *   flags        the direction flag, the rounding of both units and the exception masks, in a callback and after it
  */
 #define _GNU_SOURCE
@@ -30,6 +33,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <threads.h>
 #include <time.h>
 #include <ucontext.h>
@@ -38,6 +42,7 @@ IMPORT void c_calls_host_stacks(void);
 IMPORT void c_calls_from_large_frame(void);
 IMPORT void c_calls_host_flags(void);
 IMPORT int c_calls_host_clones(void *done);
+IMPORT long c_calls_host_windows(void);
 
 static int calls;
 
@@ -376,6 +381,84 @@ FRAME void coroutine(void)
     say("coroutine: %d calls\n", calls);
 }
 
+#define COROUTINES 3
+#define OF_EACH 20000
+static ucontext_t among[COROUTINES];
+static volatile int running = -1, over[COROUTINES];
+
+static int next_of(int n)
+{
+    for (int i = 1; i <= COROUTINES; i++)
+        if (!over[(n + i) % COROUTINES])
+            return (n + i) % COROUTINES;
+    return -1;
+}
+
+static void switches(int signal)
+{
+    volatile char large[200 << 10];
+    for (size_t i = 0; i < sizeof large; i += 4096)
+        large[i] = (char)signal;
+    int from = running, to = next_of(from);
+    if (to >= 0 && to != from) {
+        running = to;
+        CHECK(swapcontext(&among[from], &among[to]) == 0);
+    }
+}
+
+static void calls_often(void)
+{
+    for (int i = 0; i < OF_EACH; i++)
+        c_calls_host_stacks();
+    sigset_t alarm;
+    CHECK(sigemptyset(&alarm) == 0 && sigaddset(&alarm, SIGALRM) == 0);
+    CHECK(sigprocmask(SIG_BLOCK, &alarm, NULL) == 0);
+    over[running] = 1;
+    running = next_of(running);
+    if (running >= 0)
+        setcontext(&among[running]);
+}
+
+FRAME void preempted(void)
+{
+    const size_t size = 1 << 20;
+    struct itimerval often = {{0, 500}, {0, 500}}, never = {{0, 0}, {0, 0}};
+    for (int i = 0; i < COROUTINES; i++) {
+        CHECK(getcontext(&among[i]) == 0);
+        among[i].uc_stack.ss_sp = malloc(size);
+        CHECK(among[i].uc_stack.ss_sp != NULL);
+        among[i].uc_stack.ss_size = size;
+        among[i].uc_link = &back;
+        makecontext(&among[i], calls_often, 0);
+    }
+    CHECK(signal(SIGALRM, switches) != SIG_ERR && setitimer(ITIMER_REAL, &often, NULL) == 0);
+    running = 0;
+    CHECK(swapcontext(&back, &among[0]) == 0);
+    CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
+    say("preempted: %d calls\n", calls);
+}
+
+EXPORT __attribute__((ms_abi)) void host_windows(void)
+{
+    calls++;
+}
+
+FRAME void windows(void)
+{
+    for (int i = 0; i < 3; i++)
+        say("windows: kept %ld\n", c_calls_host_windows());
+}
+
+FRAME void bad_paths(void)
+{
+    char *none[] = {NULL};
+    const char *volatile low = (const char *)1, *volatile high = (const char *)-1;
+    CHECK(execve(low, none, none) == -1);
+    int first = errno;
+    CHECK(execv(high, none) == -1);
+    say("bad_paths: %d %d\n", first, errno);
+}
+
 static unsigned long flags_in_callback;
 static unsigned short x87_in_callback;
 static unsigned mxcsr_in_callback;
@@ -409,7 +492,8 @@ int main(int argc, char **argv)
     static const struct named_case cases[] = {
         {"attributes", attributes}, {"smallest", smallest}, {"full", full},     {"errors", errors},
         {"keys", keys},             {"c11", c11},           {"by_libc", by_libc}, {"tls", tls},
-        {"clones", clones},         {"no_pointer", no_pointer}, {"coroutine", coroutine}, {"flags", flags},
+        {"clones", clones},         {"no_pointer", no_pointer}, {"coroutine", coroutine}, {"preempted", preempted},
+        {"windows", windows},       {"bad_paths", bad_paths}, {"flags", flags},
     };
     static const struct named_case inner[] = {{"count_tls", count_tls}};
     if (argc == 3 && strcmp(argv[2], inner[0].name) == 0)

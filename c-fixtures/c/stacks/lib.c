@@ -35,3 +35,10 @@ EXPORT int c_calls_host_clones(void *argument)
         host_clones();
     return argument != NULL;
 }
+
+/* What a caller of such a function finds as it was: 7 and 9, and the complement of all ones. */
+__asm__(".text\n.p2align 4\n.globl c_calls_host_windows\n.type c_calls_host_windows, @function\nc_calls_host_windows:\n"
+        ".cfi_startproc\nendbr64\nsub $40, %rsp\n.cfi_adjust_cfa_offset 40\nmov $7, %edi\nmov $9, %esi\n"
+        "pcmpeqd %xmm8, %xmm8\ncall host_windows@PLT\nmovq %xmm8, %rax\nnot %rax\nimul $10, %rdi, %rdi\nadd %rdi, %rax\n"
+        "add %rsi, %rax\nadd $40, %rsp\n.cfi_adjust_cfa_offset -40\nret\n.cfi_endproc\n"
+        ".size c_calls_host_windows, . - c_calls_host_windows\n");

@@ -6,7 +6,6 @@ use crate::arch::{self, Context, around_entry};
 use crate::recording::inside;
 use crate::state::ThreadState;
 use crate::{callbacks, decoder, modules, registration, sandbox, tracer};
-use std::ffi::CStr;
 use traceshim_ring::record::kind;
 
 /// Once, at the start.
@@ -147,17 +146,18 @@ unsafe extern "C-unwind" fn before_exec(context: *mut Context, thread: *mut Thre
     // A child of vfork shares our memory but not our process; one of fork that
     // recorded nothing needs no ring for saying that it's about to go.
     let is_ours = tracer::current().is_some_and(|tracer| tracer.pid == std::process::id());
-    // SAFETY: the entry's own context.
-    let path = unsafe { (*context).args[0] } as *const libc::c_char;
-    if !is_ours || tracer::forked() || path.is_null() {
+    if !is_ours || tracer::forked() {
         return;
     }
-    // SAFETY: the program passes it to `exec`.
-    let path = unsafe { CStr::from_ptr(path) };
+    // Nothing is executed where the kernel can't read the path either.
+    // SAFETY: the entry's own context.
+    let path = unsafe { (*context).args[0] };
+    // SAFETY: what the program passes to `exec`.
+    let Some(path) = (unsafe { sandbox::path_at(path) }) else { return };
     // SAFETY: called by the gate.
     unsafe {
         inside(thread, |recording| {
-            let path = recording.tracer.ring.string(path.to_bytes());
+            let path = recording.tracer.ring.string(&path);
             recording.put(kind::EXEC, 0, &[u64::from(path)]);
         });
     }

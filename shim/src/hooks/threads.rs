@@ -36,7 +36,7 @@ struct StartInfo {
 /// libc calls thread-specific destructors in rounds, at most this many. Ours
 /// asks to be called again until the last, so that the end that we record
 /// comes after what other destructors do.
-const LAST_ROUND: u8 = 4;
+pub(crate) const LAST_ROUND: u8 = 4;
 /// Keys below this have their values in the thread's own control block; a
 /// value for any other may allocate.
 const KEYS_IN_PLACE: u32 = 32;
@@ -367,8 +367,8 @@ unsafe extern "C" fn on_key_destructor(state: *mut libc::c_void) {
         return;
     }
     if arch::on_this_thread(on_end, 0) {
-        // SAFETY: outside again, and the thread runs no more of our code but
-        // what late destructors cause, which finds another block.
+        // SAFETY: outside again. What late destructors cause finds no block, and is
+        // counted as not recorded.
         arch::give_back(unsafe { &mut *state });
     }
 }
@@ -410,6 +410,9 @@ unsafe extern "C-unwind" fn after_set_name(context: *mut Context, thread: *mut T
     unsafe { inside(thread, set) }
 }
 
+/// Not in every libc's headers.
+const SET_SYSCALL_USER_DISPATCH: i32 = 59;
+
 /// Of all that `prctl` does, only a new name and a sandbox are looked at.
 unsafe extern "C-unwind" fn before_prctl(context: *mut Context, _: *mut ThreadState) {
     // SAFETY: the entry's own context.
@@ -424,6 +427,7 @@ unsafe extern "C-unwind" fn before_prctl(context: *mut Context, _: *mut ThreadSt
                 (context.note[0], context.live) = (set, arch::AROUND);
             }
         }
+        SET_SYSCALL_USER_DISPATCH if context.args[1] != 0 => sandbox::all_dispatched(),
         libc::PR_SET_TSC if context.args[1] as i32 == libc::PR_TSC_SIGSEGV => sandbox::no_clock(),
         _ => {}
     }

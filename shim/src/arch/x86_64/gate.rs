@@ -10,8 +10,10 @@
 
 use super::Context;
 use crate::block::{BLOCK_BYTES, Block, FREE_BLOCKS};
+use crate::hooks::threads::LAST_ROUND;
 use crate::real::{SET_CANCEL_STATE, SET_CANCEL_TYPE};
 use crate::sandbox::{Call, FORBIDDEN};
+use crate::signals::PUT_OFF;
 use crate::state::{STRANGERS, ThreadState};
 use crate::tracer::PULSE;
 use std::arch::naked_asm;
@@ -81,7 +83,8 @@ pub(crate) unsafe extern "C" fn gate() {
         ".cfi_offset r14, -48",
         "push rdi",
         "push rsi",
-        "sub rsp, 16",
+        "sub rsp, 32",
+        "mov qword ptr [rbp - 80], 0",
         "mov r12, [rip + traceshim_thread@GOTTPOFF]",
         "add r12, fs:[0]",
         "js 91f",
@@ -194,11 +197,33 @@ pub(crate) unsafe extern "C" fn gate() {
         "xor eax, eax",
         "jmp 90f",
         "5:",
+        // What isn't a roomy stack of the thread's own will be left for one of ours.
+        // There no handler of the program's runs: it may need more than is left, take
+        // its stack pointer for the thread's (collectors of garbage do), or go on with
+        // another coroutine, of whom it isn't known that it comes back.
+        "cmp rsp, [r12 + {roomy_from}]",
+        "jb 36f",
+        "cmp rsp, [r12 + {hi}]",
+        "jb 37f",
+        "36:",
+        "cmp dword ptr [rip + {forbidden} + {asking} * 4], 0",
+        "jne 37f",
+        "mov edi, {block_signals}",
+        "lea rsi, [rip + {put_off}]",
+        "lea rdx, [rbp - 72]",
+        "mov r10d, 8",
+        "mov eax, 14", // rt_sigprocmask
+        "syscall",
+        "mov qword ptr [rbp - 80], 1",
+        "37:",
         "mov qword ptr [rbp - 56], {is_inside}",
         "lea rax, [rbp - 56]",
         "mov [r12 + {inside}], rax",
         "test rbx, rbx",
         "jnz 20f",
+        // After the thread's end nobody would give it back.
+        "cmp byte ptr [r12 + {end_rounds}], {last_round}",
+        "jae 13f",
         // A block that an ended thread left, else fresh pages. The upper 16
         // bits of the list's head count its changes.
         "lea r14, [rip + {free}]",
@@ -231,7 +256,7 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov rbx, rax",
         "cmp rax, -4096",
         "jbe 14f",
-        // No memory: the event isn't recorded, and counted as such.
+        // Or no memory: the event isn't recorded, and counted as such.
         "13:",
         "lea rdx, [r12 + {reentered}]",
         "inc qword ptr [rdx]",
@@ -290,9 +315,6 @@ pub(crate) unsafe extern "C" fn gate() {
         "lea rsi, [rbp - 60]",
         "call qword ptr [rip + {set_cancel_type}]",
         "35:",
-        "mov rdi, [rbp - 40]",
-        "mov rax, [rbp - 48]",
-        "mov rsi, r12",
         "mov r14, rsp",
         "cmp rsp, [r12 + {roomy_from}]",
         "jb 31f",
@@ -301,6 +323,9 @@ pub(crate) unsafe extern "C" fn gate() {
         "31:",
         "lea rsp, [rbx + {stack_top}]",
         "32:",
+        "mov rdi, [rbp - 40]",
+        "mov rax, [rbp - 48]",
+        "mov rsi, r12",
         "and rsp, -16",
         "call rax",
         "mov rsp, r14",
@@ -338,7 +363,20 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov qword ptr [r12 + {inside}], 0",
         "mov eax, 1",
         "90:",
-        "add rsp, 32",
+        "cmp qword ptr [rbp - 80], 0",
+        "je 92f",
+        "mov r13d, eax",
+        "mov r14, rdx",
+        "mov edi, {set_signals}",
+        "lea rsi, [rbp - 72]",
+        "xor edx, edx",
+        "mov r10d, 8",
+        "mov eax, 14",
+        "syscall",
+        "mov eax, r13d",
+        "mov rdx, r14",
+        "92:",
+        "add rsp, 48",
         "pop r14",
         "pop r13",
         "pop r12",
@@ -370,6 +408,11 @@ pub(crate) unsafe extern "C" fn gate() {
         vectors = const offset_of!(Block, vectors),
         stack_top = const BLOCK_BYTES,
         valgrind_stack_register = const VALGRIND_STACK_REGISTER,
+        block_signals = const libc::SIG_BLOCK,
+        set_signals = const libc::SIG_SETMASK,
+        put_off = sym PUT_OFF,
+        end_rounds = const offset_of!(ThreadState, end_rounds),
+        last_round = const LAST_ROUND,
         roomy_from = const offset_of!(ThreadState, roomy_from),
         is_inside = const IS_INSIDE,
         above_context = const size_of::<Context>(),

@@ -10,10 +10,11 @@
 //!   caller's rbp                 rbp
 //!   Context                      rbp - 160
 //!   spare                        rbp - 176
-//!   copied stack arguments       rsp = rbp - 432
+//!   the caller's xmm8 and xmm9   rbp - 208
+//!   copied stack arguments       rsp = rbp - 496
 //! ```
 //!
-//! 432 + 16 is a multiple of 64, so that over-aligned stack arguments keep their
+//! 496 + 16 is a multiple of 64, so that over-aligned stack arguments keep their
 //! alignment.
 //!
 //! Almost every callback is recorded right here (see [`crate::fast`] for what
@@ -40,7 +41,7 @@ use traceshim_unwind::find_remembered;
 /// How many functions can be hooked.
 pub(crate) const STUBS: usize = 8192;
 /// Bytes of a trampoline's frame below its saved rbp.
-pub(super) const FRAME: usize = 432;
+pub(super) const FRAME: usize = 496;
 
 /// Where each stub goes on.
 pub(super) static TARGETS: [AtomicU64; STUBS] = [const { AtomicU64::new(0) }; STUBS];
@@ -289,7 +290,12 @@ unsafe extern "C" fn common() {
         "mov qword ptr [rcx + {inside}], 0",
         // As many words as a function may have for arguments.
         "2:",
+        "movups [rbp - 208], xmm8",
+        "movups [rbp - 192], xmm9",
         copy!(0 32 64 96 128 160 192 224),
+        // A caller that keeps something there (ms_abi) finds it again.
+        "movups xmm8, [rbp - 208]",
+        "movups xmm9, [rbp - 192]",
         "3:",
         "mov r11d, [rbp - 56]",
         "lea rax, [rip + {targets}]",
@@ -362,6 +368,9 @@ unsafe extern "C" fn common() {
         "mov qword ptr [rcx + {inside}], 0",
         "mov rax, r8",
         "mov rdx, r9",
+        // Functions with the calling convention of Windows (ms_abi) keep these.
+        "mov rdi, [rbp - 152]",
+        "mov rsi, [rbp - 144]",
         "4:",
         "leave",
         ".cfi_remember_state",
@@ -446,6 +455,8 @@ unsafe extern "C" fn common() {
         "call {gate}",
         "mov rax, [rbp - 40]",
         "mov rdx, [rbp - 32]",
+        "mov rdi, [rbp - 152]",
+        "mov rsi, [rbp - 144]",
         "leave",
         ".cfi_remember_state",
         ".cfi_def_cfa rsp, 8",
