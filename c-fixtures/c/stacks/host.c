@@ -423,7 +423,7 @@ FRAME void preempted(void)
 {
     const size_t size = 1 << 20;
     struct itimerval often = {{0, 500}, {0, 500}}, never = {{0, 0}, {0, 0}};
-    for (int i = 0; i < COROUTINES; i++) {
+    for (volatile int i = 0; i < COROUTINES; i++) {
         CHECK(getcontext(&among[i]) == 0);
         among[i].uc_stack.ss_sp = malloc(size);
         CHECK(among[i].uc_stack.ss_sp != NULL);
