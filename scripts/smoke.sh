@@ -293,7 +293,7 @@ debugger() {
         '#0 .*host_called_from_c' '#1 .*trampoline' '#2 .* c_step ' '#3 .* c_called_from_host ' '#. .* main '
     report "gdb: up, finish and the rest of the run" says_in_order \
         '^#. .* main ' '^#1 .*trampoline' '^#2 .* c_step ' 'c_called_from_host () at' 'exited normally'
-    in_gdb cxxhost O2-nofp -ex 'set env TRACESHIM_CALLBACKS=auto,inline:host_throws' \
+    in_gdb cxxhost O2-nofp -ex 'set env TRACESHIM_CALLBACKS=inline:host_throws' \
         -ex 'catch throw' -ex run -ex bt -ex delete -ex continue
     report "gdb: an exception's chain through a patched entry" says_in_order \
         '#0 .*__cxa_throw' '#1 .* host_throws ' '#2 .*trampoline' '#3 .*shell' '#4 .* c_calls_host_throws ' '#. .* main '

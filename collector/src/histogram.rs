@@ -5,25 +5,22 @@ const SUB_BITS: u32 = 5;
 const SUB: u64 = 1 << SUB_BITS;
 
 /// How long something took, how often.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Histogram {
+    /// None before the first.
     buckets: Vec<u64>,
     count: u64,
     total_ns: u64,
     max_ns: u64,
 }
 
-impl Default for Histogram {
-    fn default() -> Histogram {
-        let buckets = vec![0; ((64 - SUB_BITS as usize) + 1) * SUB as usize];
-        Histogram { buckets, count: 0, total_ns: 0, max_ns: 0 }
-    }
-}
-
 impl Histogram {
     /// Counts one duration.
     #[inline]
     pub(crate) fn add(&mut self, ns: u64) {
+        if self.buckets.is_empty() {
+            self.buckets = vec![0; ((64 - SUB_BITS as usize) + 1) * SUB as usize];
+        }
         if let Some(bucket) = self.buckets.get_mut(bucket(ns)) {
             *bucket += 1;
         }

@@ -1,7 +1,8 @@
 //! INPUT: rings, traces and session directories, of live or dead processes.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -15,7 +16,7 @@ use traceshim_ring::read::{ChunkHead, Piece, Tables, process_info};
 use traceshim_ring::session;
 
 use crate::model::{Indexer, Life, Process, Store};
-use crate::show::say;
+use crate::show::{say, say_damaged};
 use crate::trace::{self, Content, TraceReader};
 
 /// Everything that was opened so far, by the rings' own names: a ring and the
@@ -24,6 +25,7 @@ use crate::trace::{self, Content, TraceReader};
 pub(crate) struct Inputs {
     parts: Vec<Part>,
     by_uuid: HashMap<[u64; 2], usize>,
+    mappings: Mappings,
 }
 
 #[derive(Default)]
@@ -144,12 +146,16 @@ impl Inputs {
     fn add_ring(&mut self, path: &Path, file: &RingFile) -> Result<()> {
         let snapshot = file.snapshot()?;
         if let Some((there, written)) = snapshot.cut {
-            say(format_args!(
+            say_damaged(format_args!(
                 "{}: the file is cut off: {there} of {written} chunks are there",
                 path.display()
             ));
         }
-        let alive = !snapshot.process.ended && is_mapped(file, path, snapshot.process.pid);
+        let is_mapped = || {
+            is_mapped(file, path, snapshot.process.pid)
+                || self.mappings.hold(file, path, snapshot.process.pid)
+        };
+        let alive = !snapshot.process.ended && is_mapped();
         let part = self.part(snapshot.tables.header().to_vec())?;
         part.life.alive |= alive;
         part.life.gone |= !alive;
@@ -193,7 +199,7 @@ impl Inputs {
             }
         }
         if let Some(cut) = reader.cut() {
-            say(format_args!("{cut}"));
+            say_damaged(format_args!("{cut}"));
         }
         Ok(())
     }
@@ -303,15 +309,49 @@ pub(crate) fn is_mapped(file: &RingFile, path: &Path, pid: u32) -> bool {
     let (Ok(maps), Ok(metadata)) = (std::fs::read(&of_process), file.metadata()) else {
         return Path::new(&of_process).exists();
     };
+    maps.split(|&b| b == b'\n').any(is_mapping_of(&metadata, path))
+}
+
+/// Whether a line of a process's maps is one of the file.
+fn is_mapping_of(metadata: &Metadata, path: &Path) -> impl Fn(&[u8]) -> bool {
     let inode = metadata.ino().to_string();
     let path = path.canonicalize().unwrap_or_default();
-    maps.split(|&b| b == b'\n').any(|line| {
+    move |line| {
         let mut fields = line.split(|&b| b == b' ').filter(|field| !field.is_empty());
         // Some file systems show other inodes here than they tell elsewhere,
         // and a path may be another file's by now: either will do.
         fields.nth(4) == Some(inode.as_bytes())
             || !path.as_os_str().is_empty() && line.ends_with(path.as_os_str().as_bytes())
-    })
+    }
+}
+
+/// The rings that processes of other namespaces have mapped: they have other numbers
+/// here than they know.
+#[derive(Default)]
+pub(crate) struct Mappings(OnceCell<Vec<(u32, Vec<u8>)>>);
+
+impl Mappings {
+    /// Whether one of them that knows itself as `pid` has this one.
+    pub(crate) fn hold(&self, file: &RingFile, path: &Path, pid: u32) -> bool {
+        let lines = self.0.get_or_init(|| {
+            let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+            processes.filter_map(|process| rings_of(&process.path())).flatten().collect()
+        });
+        file.metadata().is_ok_and(|metadata| {
+            let is_it = is_mapping_of(&metadata, path);
+            lines.iter().any(|(inner, line)| *inner == pid && is_it(line))
+        })
+    }
+}
+
+/// The rings that a process of another namespace has mapped, with its number there.
+fn rings_of(process: &Path) -> Option<Vec<(u32, Vec<u8>)>> {
+    let status = std::fs::read_to_string(process.join("status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let inner: u32 = numbers.split_whitespace().skip(1).last()?.parse().ok()?;
+    let maps = std::fs::read(process.join("maps")).ok()?;
+    let lines = maps.split(|&b| b == b'\n').filter(|line| line.ends_with(b".ring"));
+    Some(lines.map(|line| (inner, line.to_vec())).collect())
 }
 
 #[cfg(test)]

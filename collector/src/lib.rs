@@ -11,7 +11,7 @@
 //!
 //! A library, so that a fuzzer can reach what a program can't be asked for.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cli;
 mod doctor;

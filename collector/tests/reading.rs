@@ -1,6 +1,7 @@
 //! `dump`, `stats` and `diff` on rings made by hand.
 
 mod common;
+mod traced;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -161,6 +162,33 @@ fn strict_is_an_exit_status_of_its_own() {
     for command in ["dump", "stats"] {
         assert_eq!(code(command, "thread_birth"), Some(0));
         assert_eq!(code(command, "callback_enter"), Some(3));
+    }
+}
+
+#[test]
+fn a_cut_trace_is_not_strict_and_an_input_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let status = Command::new(env!("CARGO_BIN_EXE_collector"))
+        .args(["record", "-o"])
+        .arg(&whole)
+        .args(["--", "true"])
+        .env("TRACESHIM_LIBRARY", traced::library())
+        .env("TMPDIR", dir.path())
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    let mut bytes = std::fs::read(&whole).unwrap();
+    bytes.extend_from_slice(b"what was still being written");
+    let cut = dir.path().join("cut");
+    std::fs::write(&cut, &bytes).unwrap();
+    for command in ["dump", "stats"] {
+        assert_eq!(collector(&[&command, &"--strict", &whole]).status.code(), Some(0), "{command}");
+        assert_eq!(collector(&[&command, &"--strict", &cut]).status.code(), Some(3), "{command}");
+        let output = collector(&[&command, &"-o", &cut, &cut]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("it is an input, too"));
+        assert_eq!(std::fs::read(&cut).unwrap(), bytes);
     }
 }
 

@@ -186,3 +186,47 @@ fn a_static_program_is_named_as_such_and_runs() {
     assert!(stderr.contains("./app is statically linked"), "{stderr}");
     assert!(stderr.contains("nothing was recorded: "), "{stderr}");
 }
+
+/// A shell that ignores it starts the collector, which starts a shell that sends it
+/// to itself.
+#[test]
+fn the_command_ignores_a_closed_pipe_if_we_were_started_so() {
+    for (before, status) in [("trap '' PIPE;", Some(0)), ("", Some(128 + 13))] {
+        let dir = tempfile::tempdir().unwrap();
+        let record = record(dir.path(), &[]);
+        let script = format!("{before} exec \"$0\" record -- sh -c 'kill -PIPE $$; true'");
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script).arg(record.get_program()).current_dir(dir.path());
+        for (name, value) in record.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        let output = shell.output().unwrap();
+        assert_eq!(output.status.code(), status, "{before:?} {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_trace_is_one_recordings_and_this_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("t");
+    std::fs::write(&trace, "something older").unwrap();
+    std::fs::set_permissions(&trace, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut first =
+        record(dir.path(), &["-o", "t", "--", "sleep", "60"]).stderr(Stdio::null()).spawn().unwrap();
+    while std::fs::read(&trace).unwrap().starts_with(b"something")
+        || std::fs::read(&trace).unwrap().is_empty()
+    {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert_eq!(trace.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let second = record(dir.path(), &["-o", "t", "--", "true"]).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains("t: another recording writes to it"), "{}", stderr(&second));
+    // It ends the command, too.
+    Command::new("kill").arg(first.id().to_string()).status().unwrap();
+    first.wait().unwrap();
+}

@@ -175,7 +175,7 @@ pub struct Tables {
     header: Vec<u64>,
     pages: BTreeMap<u32, (u8, Box<[u64]>)>,
     modules: Vec<Module>,
-    hooks: Vec<Option<Hook>>,
+    hooks: BTreeMap<u16, Hook>,
     losses: Vec<Loss>,
 }
 
@@ -337,14 +337,7 @@ impl Tables {
         }
         tables.modules =
             tables.entries(Table::Modules, MODULE_WORDS).filter_map(|e| tables.module(e)).collect();
-        for (hook, entry) in tables.entries(Table::Hooks, HOOK_WORDS).filter_map(hook_of).collect::<Vec<_>>()
-        {
-            let hook = usize::from(hook);
-            if tables.hooks.len() <= hook {
-                tables.hooks.resize(hook + 1, None);
-            }
-            tables.hooks[hook] = Some(entry);
-        }
+        tables.hooks = tables.entries(Table::Hooks, HOOK_WORDS).filter_map(hook_of).collect();
         tables.losses =
             tables.entries(Table::Ledger, LEDGER_WORDS).filter_map(|(_, line)| loss_of(line)).collect();
         let others = tables.header.get(header::OTHER_LOSSES..header::OTHER_LOSSES + 3).unwrap_or_default();
@@ -466,12 +459,12 @@ impl Tables {
 
     /// The hooked function with this number.
     pub fn hook(&self, hook: u16) -> Option<Hook> {
-        self.hooks.get(usize::from(hook)).copied().flatten()
+        self.hooks.get(&hook).copied()
     }
 
     /// Whether a hooked function's entry is at `address`.
     pub fn is_hooked(&self, address: u64) -> bool {
-        self.hooks.iter().flatten().any(|hook| hook.address == address)
+        self.hooks.values().any(|hook| hook.address == address)
     }
 
     /// What was lost, a line per thread (a thread may have two).

@@ -14,7 +14,7 @@ use crate::model::{Process, merge};
 use crate::resolve::Resolver;
 use crate::show::names::Names;
 use crate::show::time::{Clock, ClockMode};
-use crate::show::{JsonPrinter, Printer, TextPrinter, say};
+use crate::show::{JsonPrinter, Printer, TextPrinter, is_damaged, say};
 
 /// Print every event, in order of time
 #[derive(Args)]
@@ -45,6 +45,7 @@ pub(crate) struct DumpArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: DumpArgs) -> Result<ExitCode> {
+    super::refuse_inputs(args.output.as_ref(), &args.input)?;
     let processes = input::open(&args.input)?;
     let mut resolver = Resolver::new(args.symbols.options());
     let mut names = Names::new(&mut resolver);
@@ -110,5 +111,5 @@ fn notes(processes: &[Process], printer: &dyn Printer) -> bool {
     if damaged > 0 {
         say(format_args!("{damaged} damaged places were skipped"));
     }
-    lost == 0 && damaged == 0 && summary.truncated == 0
+    lost == 0 && damaged == 0 && summary.truncated == 0 && !is_damaged()
 }

@@ -57,7 +57,12 @@ pub(crate) fn run(args: FollowArgs) -> Result<ExitCode> {
     let mut left = args.show.limit.unwrap_or(u64::MAX);
     let mut printer: Option<Box<dyn Printer>> = None;
     loop {
-        let mut processes = input::open(&args.input)?;
+        let mut processes = match input::open(&args.input) {
+            Ok(processes) => processes,
+            // What was there is gone: whoever recorded it has taken it.
+            Err(_) if !ids.is_empty() => return Ok(ExitCode::SUCCESS),
+            Err(error) => return Err(error),
+        };
         for process in &mut processes {
             // What was looked up for a process is kept under its id.
             let next = ids.len() as u32;

@@ -133,6 +133,21 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
+/// What is read must not be written to.
+fn refuse_inputs(output: Option<&PathBuf>, inputs: &[PathBuf]) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let id = |path: &PathBuf| {
+        path.metadata().ok().filter(|file| file.is_file()).map(|file| (file.dev(), file.ino()))
+    };
+    if let Some(output) = output
+        && let Some(there) = id(output)
+        && inputs.iter().any(|input| id(input) == Some(there))
+    {
+        anyhow::bail!("-o {}: it is an input, too", output.display());
+    }
+    Ok(())
+}
+
 /// Standard output, or the file of `-o`.
 fn output(path: Option<&PathBuf>) -> Result<Box<dyn Write>> {
     use anyhow::Context;

@@ -1,10 +1,10 @@
 //! `record`: run a command with the shim and keep what it records.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -21,7 +21,9 @@ use traceshim_ring::env::Config;
 use super::settings::Settings;
 use crate::doctor::{Program, Report};
 use crate::input;
-use crate::launch::{Counts, Drainer, SANITIZER_OPTIONS, SessionDir, find, preload, sanitizer_options};
+use crate::launch::{
+    Counts, Drainer, SANITIZER_OPTIONS, SessionDir, find, inherit_pipe_signal, preload, sanitizer_options,
+};
 use crate::model::Kind;
 use crate::resolve::Resolver;
 use crate::show::names::Names;
@@ -79,10 +81,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     let out: Box<dyn Write> = if to_stdout {
         Box::new(BufWriter::new(std::io::stdout()))
     } else {
-        // A trace tells as much of a program as a core file does.
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&args.output).with_context(|| args.output.display().to_string())?;
+        let file = create(&args.output).with_context(|| args.output.display().to_string())?;
         Box::new(BufWriter::with_capacity(1 << 20, file))
     };
     let session = SessionDir::create()?;
@@ -95,6 +94,7 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     if to_stdout {
         command.stdout(Stdio::from(std::io::stderr()));
     }
+    inherit_pipe_signal(&mut command);
     let signals = Signals::survive()?;
     let status = run_and_drain(&mut command, &session, &mut drainer, &signals)
         .with_context(|| args.command[0].display().to_string())?;
@@ -107,6 +107,23 @@ pub(crate) fn run(args: RecordArgs) -> Result<ExitCode> {
     summarize(&args, &program, counts, &session, to_stdout);
     explain(&args, &config, &program, counts, to_stdout);
     Ok(exit_code(status))
+}
+
+/// A trace tells as much of a program as a core file does: it is its user's alone.
+/// And it is one recording's.
+fn create(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            anyhow::bail!("another recording writes to it");
+        }
+        if metadata.uid() == input::own_uid() {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        file.set_len(0)?;
+    }
+    Ok(file)
 }
 
 /// Signals that end the command and not the recording.

@@ -18,7 +18,7 @@ use crate::show::fields::Sink;
 use crate::show::names::Names;
 use crate::show::stacks::percent;
 use crate::show::time::duration_string;
-use crate::show::{list, object, say};
+use crate::show::{is_damaged, list, object, say};
 use crate::stats::{CallbackStats, ProcessStats};
 use traceshim_ring::read::Loss;
 
@@ -50,6 +50,7 @@ pub(crate) struct StatsArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: StatsArgs) -> Result<ExitCode> {
+    super::refuse_inputs(args.output.as_ref(), &args.input)?;
     let processes = input::open(&args.input)?;
     let mut resolver = Resolver::new(args.symbols.options());
     let mut names = Names::new(&mut resolver);
@@ -75,6 +76,7 @@ pub(crate) fn run(args: StatsArgs) -> Result<ExitCode> {
     if processes.is_empty() {
         say(format_args!("no process in it"));
     }
+    flawless &= !is_damaged();
     Ok(if args.strict && !flawless { super::NOT_STRICT.into() } else { ExitCode::SUCCESS })
 }
 

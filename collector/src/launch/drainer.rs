@@ -15,7 +15,7 @@ use traceshim_ring::read::{
 use traceshim_ring::record::{Head, kind};
 
 use super::session::SessionDir;
-use crate::input::{is_mapped, own_uid};
+use crate::input::{Mappings, is_mapped, own_uid};
 use crate::show::say;
 use crate::trace::TraceWriter;
 
@@ -97,7 +97,7 @@ impl<W: Write> Drainer<W> {
             // right away: such scripts make thousands.
             let info = ring.info()?;
             if (info.ended || ring.is_orphaned(info.pid)) && !ring.is_mapped(info.pid) {
-                ring.finish(out)?;
+                ring.finish(out, &Mappings::default())?;
             }
             Ok(any)
         })
@@ -108,7 +108,8 @@ impl<W: Write> Drainer<W> {
     pub(crate) fn finish(&mut self, session: &SessionDir) -> Result<()> {
         // As often as there are new ones: so many may be left that they can't be
         // open all at once.
-        while self.each(session, |ring, out| ring.finish(out).map(|()| true))? {}
+        let mappings = Mappings::default();
+        while self.each(session, |ring, out| ring.finish(out, &mappings).map(|()| true))? {}
         self.out.trace.flush()?;
         Ok(())
     }
@@ -255,9 +256,11 @@ impl Ring {
 
     /// Takes what is left of a process that has ended, and removes its ring. Of
     /// one that runs on, everything is copied and nothing is taken.
-    fn finish<W: Write>(&mut self, out: &mut Out<W>) -> Result<()> {
+    fn finish<W: Write>(&mut self, out: &mut Out<W>, mappings: &Mappings) -> Result<()> {
         self.done = true;
-        let running = self.is_mapped(self.info()?.pid);
+        let info = self.info()?;
+        let running =
+            self.is_mapped(info.pid) || !info.ended && mappings.hold(self.drain.file(), &self.path, info.pid);
         let snapshot = self.drain.snapshot()?;
         let lost = snapshot.tables.losses().iter().map(|loss| loss.count);
         out.counts.lost = lost.fold(out.counts.lost, u64::saturating_add);

@@ -6,6 +6,9 @@ use traceshim_ring::read::Module;
 /// downwards: a program has one or two that reach so far, whatever its ring says.
 const PLACES: usize = 64;
 
+/// How many modules altogether.
+const MODULES: usize = 256;
+
 /// Modules in the order of their places, and at one place in that of their times.
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
@@ -34,7 +37,8 @@ impl Mapped {
             // The shim may notice a module only after its first event. Where no
             // other was ever there, and it hadn't gone yet, it is the one.
             let covers = |&m: &u32| address < of(m).end;
-            let mut ever = self.places(modules, address).flatten().copied().filter(covers);
+            let all = self.places(modules, address).flatten().take(MODULES);
+            let mut ever = all.copied().filter(covers);
             let only = ever.next().filter(|_| ever.next().is_none())?;
             (ticks < of(only).load_ticks).then_some(only)
         })

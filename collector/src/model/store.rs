@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+use crate::show::{is_damaged, say_damaged};
 use crate::trace;
 
 /// The words of one piece.
@@ -43,8 +44,12 @@ impl Store {
                 let to = to.min(*words);
                 let mut bytes = vec![0; to.saturating_sub(from) as usize * 8];
                 let read = file.read_exact_at(&mut bytes, offset + u64::from(from) * 8);
-                if read.is_ok() {
-                    buffer.extend(trace::words(&bytes));
+                match read {
+                    Ok(()) => buffer.extend(trace::words(&bytes)),
+                    Err(error) if is_damaged() => drop(error),
+                    Err(error) => say_damaged(format_args!(
+                        "the trace can't be read any more: {error}; events are missing"
+                    )),
                 }
             }
         }

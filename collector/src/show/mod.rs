@@ -47,3 +47,17 @@ pub(crate) fn say(message: Arguments<'_>) {
     }
     let _ = writeln!(std::io::stderr().lock(), "collector: {message}");
 }
+
+static DAMAGED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Says what is wrong with an input, of which something is
+/// missing then.
+pub(crate) fn say_damaged(what: std::fmt::Arguments<'_>) {
+    DAMAGED.store(true, std::sync::atomic::Ordering::Relaxed);
+    say(what);
+}
+
+/// Whether there was any.
+pub(crate) fn is_damaged() -> bool {
+    DAMAGED.load(std::sync::atomic::Ordering::Relaxed)
+}

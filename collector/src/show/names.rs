@@ -1,16 +1,19 @@
 //! Names of functions that events refer to otherwise than by stacks.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 
 use crate::model::Process;
 use crate::resolve::{Frame, Resolver};
+use crate::show::stacks::KeyHasher;
 use crate::symbols;
 
 /// Looks up names, each once.
 pub(crate) struct Names<'r> {
     /// What names addresses.
     pub(crate) resolver: &'r mut Resolver,
-    hooks: Vec<Vec<Option<Rc<[u8]>>>>,
+    hooks: HashMap<(u32, u32), Rc<[u8]>, BuildHasherDefault<KeyHasher>>,
     demangle: bool,
 }
 
@@ -18,16 +21,15 @@ impl<'r> Names<'r> {
     /// Names from `resolver`, demangled as it does it.
     pub(crate) fn new(resolver: &'r mut Resolver) -> Names<'r> {
         let demangle = resolver.demangles();
-        Names { resolver, hooks: Vec::new(), demangle }
+        Names { resolver, hooks: HashMap::default(), demangle }
     }
 
     /// The function behind hook `hook` of `process`.
     #[inline]
     pub(crate) fn hook(&mut self, process: &Process, hook: u16) -> Option<Rc<[u8]>> {
-        let known = self.hooks.get(process.id as usize).and_then(|hooks| hooks.get(usize::from(hook)));
-        match known {
-            Some(Some(name)) => Some(Rc::clone(name)),
-            _ => self.find_hook(process, hook),
+        match self.hooks.get(&(process.id, u32::from(hook))) {
+            Some(name) => Some(Rc::clone(name)),
+            None => self.find_hook(process, hook),
         }
     }
 
@@ -50,15 +52,7 @@ impl<'r> Names<'r> {
         } else {
             raw
         };
-        let number = process.id as usize;
-        if self.hooks.len() <= number {
-            self.hooks.resize(number + 1, Vec::new());
-        }
-        let hooks = &mut self.hooks[number];
-        if hooks.len() <= usize::from(hook) {
-            hooks.resize(usize::from(hook) + 1, None);
-        }
-        hooks[usize::from(hook)] = Some(Rc::clone(&name));
+        self.hooks.insert((process.id, u32::from(hook)), Rc::clone(&name));
         Some(name)
     }
 

@@ -28,6 +28,9 @@ pub(crate) fn find(module: &Elf, path: &Path, extra: &[PathBuf]) -> Option<Debug
     by_build_id(build_id, extra).or_else(|| by_link(module, path, extra))
 }
 
+/// More than any debug file of a real program has.
+const SIZE_CAP_BYTES: u64 = 8 << 30;
+
 /// The dwz supplement that `debug` refers to.
 pub(crate) fn find_supplement(debug: &Elf, path: &Path, extra: &[PathBuf]) -> Option<Elf> {
     let (name, build_id) = debug.gnu_debugaltlink().ok().flatten()?;
@@ -75,6 +78,7 @@ fn open_with_id(path: &Path, build_id: &[u8]) -> Option<DebugFile> {
 
 fn open(path: &Path, check: impl Fn(&[u8]) -> bool) -> Option<DebugFile> {
     let bytes = file::contents(path)?;
-    check(bytes).then_some(())?;
-    Some(DebugFile { elf: Elf::parse(bytes).ok()?, path: path.to_owned() })
+    let elf = Elf::parse(bytes).ok()?;
+    (bytes.len() as u64 <= SIZE_CAP_BYTES && check(bytes)).then_some(())?;
+    Some(DebugFile { elf, path: path.to_owned() })
 }

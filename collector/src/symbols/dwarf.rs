@@ -48,6 +48,7 @@ impl Dwarf {
     /// The frames at `address`, innermost first; empty where DWARF says nothing.
     pub(crate) fn find(&self, address: u64, demangled: bool) -> Vec<Site> {
         let Some(context) = &self.context else { return Vec::new() };
+        self.meter.begin();
         let mut lookup = context.find_frames(address);
         let frames = loop {
             lookup = match lookup {

@@ -5,10 +5,11 @@
 //! that overlap, and the libraries that follow such references then take hours
 //! and gigabytes for some kilobytes. Honest files are read about once. So
 //! everything that is read of a module is counted, and beyond a multiple of its
-//! size there is nothing more to read.
+//! size there is nothing more to read. Entries within entries within entries cost
+//! them their stack: beyond a part of it there isn't, either.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use addr2line::gimli::{self, Reader, ReaderOffsetId, RunTimeEndian};
 
@@ -18,17 +19,35 @@ const READS_PER_BYTE: u64 = 2;
 /// What any file may cost.
 const READS_MIN: u64 = 1 << 20;
 
+/// How much stack reading may take: a thousand levels, where real programs have tens.
+const STACK_BYTES: usize = 1 << 20;
+
+/// About where the stack is.
+#[inline(always)]
+fn here() -> usize {
+    let place = 0u8;
+    (&raw const place).addr()
+}
+
 /// What may still be read of one module.
 #[derive(Debug)]
 pub(crate) struct Meter {
     /// Atomic only because the libraries share what holds it; nobody waits.
     left: AtomicU64,
+    /// Where the stack was when reading began; 0: not yet.
+    base: AtomicUsize,
 }
 
 impl Meter {
     /// One for a module, kept like its files for the life of the process.
     pub(crate) fn new() -> &'static Meter {
-        Box::leak(Box::new(Meter { left: AtomicU64::new(READS_MIN) }))
+        Box::leak(Box::new(Meter { left: AtomicU64::new(READS_MIN), base: AtomicUsize::new(0) }))
+    }
+
+    /// From here on a part of the stack may be used, and no more.
+    #[inline(never)]
+    pub(crate) fn begin(&self) {
+        self.base.store(here(), Ordering::Relaxed);
     }
 
     /// Whether more was read than any honest file needs.
@@ -38,7 +57,9 @@ impl Meter {
 
     #[inline]
     fn charge(&self, reads: u64) -> gimli::Result<()> {
-        let left = self.left.load(Ordering::Relaxed).saturating_sub(reads);
+        let base = self.base.load(Ordering::Relaxed);
+        let is_deep = base != 0 && base.abs_diff(here()) > STACK_BYTES;
+        let left = if is_deep { 0 } else { self.left.load(Ordering::Relaxed).saturating_sub(reads) };
         self.left.store(left, Ordering::Relaxed);
         if left > 0 { Ok(()) } else { Err(gimli::Error::UnexpectedEof(ReaderOffsetId(0))) }
     }
@@ -128,5 +149,28 @@ impl Reader for Metered {
     fn read_slice(&mut self, to: &mut [u8]) -> gimli::Result<()> {
         self.meter.charge(1)?;
         Reader::read_slice(&mut self.slice, to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deeper(meter: &Meter, levels: usize) -> gimli::Result<()> {
+        let frame = std::hint::black_box([0u8; 4096]);
+        meter.charge(1)?;
+        if levels > 0 {
+            deeper(meter, levels - 1)?;
+        }
+        std::hint::black_box(frame);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_given_up() {
+        let meter = Meter::new();
+        meter.begin();
+        assert!(deeper(meter, 10).is_ok() && !meter.is_exhausted());
+        assert!(deeper(meter, 300).is_err() && meter.is_exhausted());
     }
 }

@@ -16,7 +16,7 @@ mod symtab;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -65,13 +65,15 @@ type Key = (Vec<u8>, Vec<u8>, FileStamp);
 pub(crate) struct Symbolizer {
     options: SymbolOptions,
     images: HashMap<Key, Option<Image>>,
+    /// Each path as it was written, and where it leads.
+    paths: HashMap<Vec<u8>, Vec<u8>>,
     warnings: Vec<String>,
 }
 
 impl Symbolizer {
     /// One that has opened nothing yet.
     pub(crate) fn new(options: SymbolOptions) -> Symbolizer {
-        Symbolizer { options, images: HashMap::new(), warnings: Vec::new() }
+        Symbolizer { options, images: HashMap::new(), paths: HashMap::new(), warnings: Vec::new() }
     }
 
     /// What the user asked for.
@@ -86,7 +88,14 @@ impl Symbolizer {
         if !self.options.enabled || path.first() != Some(&b'/') {
             return Vec::new();
         }
-        let key = (path.to_vec(), traced.build_id.to_vec(), traced.file);
+        // A file has one image, whatever ways there are to write its path.
+        if !self.paths.contains_key(path) {
+            let real = Path::new(OsStr::from_bytes(path)).canonicalize();
+            let real = real.map_or_else(|_| path.to_vec(), |real| real.into_os_string().into_vec());
+            self.paths.insert(path.to_vec(), real);
+        }
+        let real = self.paths.get(path).map_or(path, Vec::as_slice);
+        let key = (real.to_vec(), traced.build_id.to_vec(), traced.file);
         let (options, warnings) = (&self.options, &mut self.warnings);
         let path = Path::new(OsStr::from_bytes(path));
         let mut warn = |error| warnings.push(format!("{}: {error}", path.display()));

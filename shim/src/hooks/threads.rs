@@ -36,7 +36,7 @@ struct StartInfo {
 /// libc calls thread-specific destructors in rounds, at most this many. Ours
 /// asks to be called again until the last, so that the end that we record
 /// comes after what other destructors do.
-pub(crate) const LAST_ROUND: u8 = 4;
+const LAST_ROUND: u8 = 4;
 /// Keys below this have their values in the thread's own control block; a
 /// value for any other may allocate.
 const KEYS_IN_PLACE: u32 = 32;
@@ -367,8 +367,8 @@ unsafe extern "C" fn on_key_destructor(state: *mut libc::c_void) {
         return;
     }
     if arch::on_this_thread(on_end, 0) {
-        // SAFETY: outside again. What late destructors cause finds no block, and is
-        // counted as not recorded.
+        // SAFETY: outside again, and the thread runs no more of our code but
+        // what late destructors cause, which finds another block.
         arch::give_back(unsafe { &mut *state });
     }
 }

@@ -35,7 +35,7 @@ impl fmt::Display for Refusal {
             Refusal::NotCode => "it is not in the module's code",
             Refusal::Differs => "its code isn't what the file has: a breakpoint, or somebody else's patch",
             Refusal::Short => "it is shorter than a jump",
-            Refusal::Undecodable => "it has bytes that can't be decoded",
+            Refusal::Undecodable => "it has bytes that can't be decoded, or instructions of AVX-512",
             Refusal::NoTables => "the process was forked in the middle of what decoding takes",
             Refusal::Call => "it begins with a call that can't be moved",
             Refusal::Unmovable => "it begins with an instruction that can't be moved",

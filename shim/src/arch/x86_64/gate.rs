@@ -10,7 +10,6 @@
 
 use super::Context;
 use crate::block::{BLOCK_BYTES, Block, FREE_BLOCKS};
-use crate::hooks::threads::LAST_ROUND;
 use crate::real::{SET_CANCEL_STATE, SET_CANCEL_TYPE};
 use crate::sandbox::{Call, FORBIDDEN};
 use crate::signals::PUT_OFF;
@@ -200,7 +199,10 @@ pub(crate) unsafe extern "C" fn gate() {
         // What isn't a roomy stack of the thread's own will be left for one of ours.
         // There no handler of the program's runs: it may need more than is left, take
         // its stack pointer for the thread's (collectors of garbage do), or go on with
-        // another coroutine, of whom it isn't known that it comes back.
+        // another coroutine, of whom it isn't known that it comes back. At a thread's
+        // first event nothing is known, a sandbox perhaps neither.
+        "cmp qword ptr [r12 + {hi}], 0",
+        "je 37f",
         "cmp rsp, [r12 + {roomy_from}]",
         "jb 36f",
         "cmp rsp, [r12 + {hi}]",
@@ -221,9 +223,6 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov [r12 + {inside}], rax",
         "test rbx, rbx",
         "jnz 20f",
-        // After the thread's end nobody would give it back.
-        "cmp byte ptr [r12 + {end_rounds}], {last_round}",
-        "jae 13f",
         // A block that an ended thread left, else fresh pages. The upper 16
         // bits of the list's head count its changes.
         "lea r14, [rip + {free}]",
@@ -256,7 +255,7 @@ pub(crate) unsafe extern "C" fn gate() {
         "mov rbx, rax",
         "cmp rax, -4096",
         "jbe 14f",
-        // Or no memory: the event isn't recorded, and counted as such.
+        // No memory: the event isn't recorded, and counted as such.
         "13:",
         "lea rdx, [r12 + {reentered}]",
         "inc qword ptr [rdx]",
@@ -411,8 +410,6 @@ pub(crate) unsafe extern "C" fn gate() {
         block_signals = const libc::SIG_BLOCK,
         set_signals = const libc::SIG_SETMASK,
         put_off = sym PUT_OFF,
-        end_rounds = const offset_of!(ThreadState, end_rounds),
-        last_round = const LAST_ROUND,
         roomy_from = const offset_of!(ThreadState, roomy_from),
         is_inside = const IS_INSIDE,
         above_context = const size_of::<Context>(),
