@@ -45,6 +45,21 @@ pub(crate) struct Site {
     pub(crate) inlined: bool,
 }
 
+/// No name of a real program is longer; a forged one would be kept for each frame.
+const NAME_BYTES: usize = 64 << 10;
+
+impl Site {
+    fn shorten(&mut self) {
+        for name in [&mut self.function, &mut self.file].into_iter().flatten() {
+            if name.len() > NAME_BYTES {
+                name.truncate(name.floor_char_boundary(NAME_BYTES));
+                name.push('…');
+                name.shrink_to_fit();
+            }
+        }
+    }
+}
+
 /// What the user asks of symbols.
 #[derive(Clone, Debug)]
 pub(crate) struct SymbolOptions {
@@ -120,6 +135,7 @@ impl Symbolizer {
             warn(error);
             Vec::new()
         });
+        sites.iter_mut().for_each(Site::shorten);
         if !options.inlines {
             sites.drain(..sites.len().saturating_sub(1));
         }
@@ -186,6 +202,13 @@ mod tests {
         assert!(site.file.as_deref().unwrap().ends_with("mod.rs"));
         assert!(site.line.unwrap().abs_diff(line) <= 2);
         assert!(!site.inlined);
+    }
+
+    #[test]
+    fn names_have_an_end() {
+        let mut site = Site { function: Some("ä".repeat(1 << 20)), ..Site::default() };
+        site.shorten();
+        assert!(site.function.is_some_and(|name| name.len() <= NAME_BYTES + 3 && name.ends_with('…')));
     }
 
     #[test]

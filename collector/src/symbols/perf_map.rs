@@ -64,6 +64,7 @@ fn parse(line: &[u8]) -> Option<(u64, u64, String)> {
     let (size, name) = rest.split_once(' ')?;
     let hex = |s: &str| u64::from_str_radix(s.trim_start_matches("0x"), 16).ok();
     let start = hex(start)?;
+    let name = name.get(..name.floor_char_boundary(super::NAME_BYTES)).unwrap_or(name);
     Some((start, start.saturating_add(hex(size)?), name.to_owned()))
 }
 
