@@ -266,14 +266,7 @@ pub(crate) unsafe fn path_at(from: u64) -> Option<Vec<u8>> {
         let at = from.checked_add(found.len() as u64)?;
         let mut page = [0u8; PAGE];
         let bytes = PAGE - at as usize % PAGE;
-        let local = libc::iovec { iov_base: page.as_mut_ptr().cast(), iov_len: bytes };
-        let remote = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: bytes };
-        // SAFETY: always succeeds.
-        let pid = unsafe { libc::getpid() };
-        // SAFETY: the local buffer is ours for its length; the other side is
-        // checked by the kernel.
-        let copied = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
-        if usize::try_from(copied) != Ok(bytes) {
+        if !read_own(at, page.get_mut(..bytes)?) {
             return (from != 0 && errno::get() != libc::EFAULT).then(trusted);
         }
         let page = page.get(..bytes)?;
@@ -293,7 +286,14 @@ fn copy_own(from: u64, to: &mut [u64]) -> bool {
     if !allows(&[Getpid, ProcessVmReadv]) {
         return false;
     }
-    let bytes = size_of_val(to);
+    // SAFETY: words are bytes.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), size_of_val(to)) };
+    read_own(from, bytes)
+}
+
+/// The same for bytes, where that is allowed. Where it isn't, errno says why.
+fn read_own(from: u64, to: &mut [u8]) -> bool {
+    let bytes = to.len();
     let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: bytes };
     let remote = libc::iovec { iov_base: from as *mut libc::c_void, iov_len: bytes };
     // SAFETY: always succeeds.

@@ -1,5 +1,7 @@
 //! Whether code keeps frame pointers, by its unwind tables.
 
+use std::borrow::Cow;
+
 use addr2line::gimli::{
     BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection, X86_64,
 };
@@ -8,14 +10,19 @@ use object::{Object, ObjectSection, ObjectSymbol};
 /// How many functions are looked at.
 const ENOUGH: usize = 20_000;
 
+/// The unwind tables' bytes, and where they are.
+fn eh_frame_of<'a>(file: &object::read::elf::ElfFile64<'a>) -> Option<(Cow<'a, [u8]>, BaseAddresses)> {
+    let section = file.section_by_name(".eh_frame")?;
+    let bases = BaseAddresses::default().set_eh_frame(section.address());
+    Some((section.uncompressed_data().ok()?, bases))
+}
+
 /// Of the functions that a module exports, the share in percent that its unwind
 /// tables describe; `None` where it exports none.
 pub(crate) fn share_with_tables(data: &[u8]) -> Option<usize> {
     let file = object::read::elf::ElfFile64::<object::Endianness>::parse(data).ok()?;
-    let section = file.section_by_name(".eh_frame")?;
-    let bytes = section.uncompressed_data().ok()?;
+    let (bytes, bases) = eh_frame_of(&file)?;
     let eh_frame = EhFrame::new(&bytes, LittleEndian);
-    let bases = BaseAddresses::default().set_eh_frame(section.address());
     let mut described = Vec::new();
     let mut entries = eh_frame.entries(&bases);
     while let Ok(Some(entry)) = entries.next() {
@@ -43,10 +50,8 @@ pub(crate) fn share_with_tables(data: &[u8]) -> Option<usize> {
 /// frame pointer; `None` where there is none to ask about.
 pub(crate) fn share_with_frame_pointer(data: &[u8]) -> Option<u32> {
     let file = object::read::elf::ElfFile64::<object::Endianness>::parse(data).ok()?;
-    let section = file.section_by_name(".eh_frame")?;
-    let bytes = section.uncompressed_data().ok()?;
+    let (bytes, bases) = eh_frame_of(&file)?;
     let eh_frame = EhFrame::new(&bytes, LittleEndian);
-    let bases = BaseAddresses::default().set_eh_frame(section.address());
     let mut context = UnwindContext::new();
     let (mut with_frame, mut with_pointer) = (0u32, 0u32);
     let mut entries = eh_frame.entries(&bases);

@@ -75,8 +75,7 @@ fn exports(case: &Case<'_>, findings: &mut Vec<Finding>) {
             .push(Finding::limit("exports", what).advise("link it with -rdynamic (-Wl,--export-dynamic)"));
     } else if !case.config.callbacks.asks_for_any() {
         findings.push(Finding::note("hooks", "no callbacks are asked for"));
-    } else if unmatched(case, findings) {
-    } else if case.plan.hooked.is_empty() && case.plan.inline.is_empty() {
+    } else if !unmatched(case, findings) && case.plan.hooked.is_empty() && case.plan.inline.is_empty() {
         let functions = if count == 1 { "function" } else { "functions" };
         let what =
             format!("no library that {name} is linked with calls any of its {count} exported {functions}");
