@@ -108,8 +108,12 @@ impl<W: Write> Drainer<W> {
     pub(crate) fn finish(&mut self, session: &SessionDir) -> Result<()> {
         // As often as there are new ones: so many may be left that they can't be
         // open all at once.
-        let mappings = Mappings::default();
-        while self.each(session, |ring, out| ring.finish(out, &mappings).map(|()| true))? {}
+        // And what is mapped is asked for each time: of the new ones, too.
+        let mut any = true;
+        while any {
+            let mappings = Mappings::default();
+            any = self.each(session, |ring, out| ring.finish(out, &mappings).map(|()| true))?;
+        }
         self.out.trace.flush()?;
         Ok(())
     }
@@ -259,8 +263,8 @@ impl Ring {
     fn finish<W: Write>(&mut self, out: &mut Out<W>, mappings: &Mappings) -> Result<()> {
         self.done = true;
         let info = self.info()?;
-        let running =
-            self.is_mapped(info.pid) || !info.ended && mappings.hold(self.drain.file(), &self.path, info.pid);
+        let running = self.is_mapped(info.pid)
+            || !info.ended && !self.was_mapped && mappings.hold(self.drain.file(), &self.path, info.pid);
         let snapshot = self.drain.snapshot()?;
         let lost = snapshot.tables.losses().iter().map(|loss| loss.count);
         out.counts.lost = lost.fold(out.counts.lost, u64::saturating_add);
